@@ -1,0 +1,12 @@
+"""Certified adversarial robustness for TensorFlow 2 and Keras 3."""
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
+from robust_tf.layers.convert import convert
+from robust_tf.layers.convert import supported_layers
+from robust_tf.propagation.compute import compute_bounds
+from robust_tf.regions import Box
+from robust_tf.regions import LpBall
+from robust_tf.specifications import margin_specification
+
+__version__ = "0.1.0"

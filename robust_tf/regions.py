@@ -71,7 +71,9 @@ class Box(Region):
         if is_eager(lower, upper):
             widths = upper.numpy() - lower.numpy()
             if (widths < 0).any():
-                place = tuple(int(i) for i in np.unravel_index(widths.argmin(), widths.shape))
+                place = tuple(
+                    int(i) for i in np.unravel_index(widths.argmin(), widths.shape)
+                )
                 raise InputError(
                     "A `Box` needs `lower <= upper` everywhere. Received: lower "
                     f"{lower.numpy()[place]}, upper {upper.numpy()[place]} at index "

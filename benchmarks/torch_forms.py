@@ -1,0 +1,256 @@
+"""Interval and CROWN bounds in plain PyTorch, written by hand, channels first.
+
+Knows nothing of the library. Bounds travel as centre and radius through affine maps and
+as ends through ReLUs; BatchNorm is folded into the kernels of the bound passes; the
+margins' rows are folded into the last layer.
+"""
+
+import math
+
+import torch
+from torch.nn import functional
+
+from benchmarks import workloads
+
+_ROWS_PER_CHUNK = 128  # Of CROWN's dense rows: all at once is slower, and needs more.
+
+
+class Chain:
+    """A network's weights and affine maps.
+
+    Args:
+        network: the shapes.
+        is_channels_last: whether convolutions store their channels last.
+    """
+
+    def __init__(self, network: workloads.Network, is_channels_last: bool = False):
+        self.layers = network.layers
+        arrays = workloads.to_torch(network, workloads.parameters(network))
+        self.weights = [
+            {key: _leaf(array, is_channels_last) for key, array in part.items()}
+            for part in arrays
+        ]
+        self._averages = [
+            (torch.zeros_like(part["bias"]), torch.ones_like(part["bias"]))
+            for part in self.weights
+        ]
+
+    @property
+    def parameters(self) -> list:
+        """All trainable tensors."""
+        return [tensor for part in self.weights for tensor in part.values()]
+
+    def apply(self, index: int, values, kernel, bias) -> torch.Tensor:
+        """Applies layer `index` with the kernel and bias given (None for no bias)."""
+        layer = self.layers[index]
+        if layer.is_convolution:
+            return functional.conv2d(values, kernel, bias, layer.stride, 1)
+        return functional.linear(values.flatten(1), kernel, bias)
+
+    def forward(self, images: torch.Tensor) -> tuple:
+        """Returns logits and, for each layer, BatchNorm's scale and shift, or None."""
+        values, folded = images, []
+        for index, layer in enumerate(self.layers):
+            weights = self.weights[index]
+            values = self.apply(index, values, weights["kernel"], weights["bias"])
+            folded.append(None)
+            if layer.has_batch_norm:
+                scale, shift = folded[-1] = self._batch_norm(index, values)
+                values = values * _channels(scale, values) + _channels(shift, values)
+            if layer.has_relu:
+                values = functional.relu(values)
+        return values, folded
+
+    def margin_rows(self, labels: torch.Tensor) -> tuple:
+        """Returns the last layer's margins: `[batch, 9, features]`, `[batch, 9]`."""
+        others = torch.from_numpy(workloads.other_classes(labels.numpy()))
+        kernel, bias = self.weights[-1]["kernel"], self.weights[-1]["bias"]
+        rows = kernel[labels][:, None] - kernel[others]
+        return rows, bias[labels][:, None] - bias[others]
+
+    def pull_back(self, index: int, rows: torch.Tensor) -> tuple:
+        """Returns rows on a layer's inputs, and what its bias adds to each.
+
+        Args:
+            index: of the layer.
+            rows: on its outputs, `[batch or 1, rows, *shape]`.
+        """
+        layer, weights = self.layers[index], self.weights[index]
+        kernel, bias = weights["kernel"], weights["bias"]
+        if not layer.is_convolution:
+            rows = rows.flatten(2)
+            return rows @ kernel, rows @ bias
+        pulled = functional.conv_transpose2d(
+            rows.flatten(0, 1),
+            kernel,
+            stride=layer.stride,
+            padding=1,
+            # Rows and columns at the far end that no window reaches.
+            output_padding=(layer.input_shape[0] + 2 - kernel.shape[-1]) % layer.stride,
+        )
+        return pulled.view(*rows.shape[:2], *pulled.shape[1:]), rows.sum((3, 4)) @ bias
+
+    def _batch_norm(self, index, values):
+        """Scale and shift from the batch's statistics; moves the averages."""
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        variance, mean = torch.var_mean(values, axes, correction=0)
+        with torch.no_grad():
+            share = 1 - workloads.BATCH_NORM_MOMENTUM
+            self._averages[index][0].lerp_(mean, share)
+            self._averages[index][1].lerp_(variance, share)
+        weights = self.weights[index]
+        scale = weights["gamma"] * torch.rsqrt(variance + workloads.BATCH_NORM_EPSILON)
+        return scale, weights["beta"] - mean * scale
+
+
+def box_around(images: torch.Tensor, epsilon: float) -> tuple:
+    """Returns both ends of the Linf ball, cut to [0, 1]."""
+    return (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+
+
+def interval_margins(chain: Chain, box, folded, labels) -> tuple:
+    """Returns lower bounds of the margins, and both bounds before each ReLU.
+
+    Args:
+        chain: the network.
+        box: both ends of the inputs.
+        folded: BatchNorm's scales and shifts from `Chain.forward`.
+        labels: `[batch]`.
+    """
+    center, radius = _center_radius(*box)
+    before_relu = []
+    for index in range(len(chain.layers) - 1):
+        kernel, bias = chain.weights[index]["kernel"], chain.weights[index]["bias"]
+        if folded[index] is not None:
+            scale, shift = folded[index]
+            kernel = kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
+            bias = bias * scale + shift
+        center = chain.apply(index, center, kernel, bias)
+        radius = chain.apply(index, radius, kernel.abs(), None)
+        before_relu.append((center - radius, center + radius))
+        center, radius = _center_radius(*(functional.relu(e) for e in before_relu[-1]))
+    rows, offsets = chain.margin_rows(labels)
+    return offsets + dot(rows, center) - dot(rows.abs(), radius), before_relu
+
+
+def crown_margins(chain: Chain, box, before_relu, labels) -> torch.Tensor:
+    """Returns lower bounds of the margins by one backward pass, `[batch, 9]`.
+
+    Args:
+        chain: the network, without BatchNorm.
+        box: both ends of the inputs.
+        before_relu: both bounds before each ReLU.
+        labels: `[batch]`.
+    """
+    rows, offsets = chain.margin_rows(labels)
+    for index in reversed(range(len(chain.layers) - 1)):
+        lower_slope, upper_slope, intercept = relax(*before_relu[index])
+        rows = rows.view(*rows.shape[:2], *intercept.shape[1:])
+        positive, negative = functional.relu(rows), rows.clamp(max=0)
+        rows = positive * lower_slope[:, None] + negative * upper_slope[:, None]
+        pulled, constant = chain.pull_back(index, rows)
+        offsets = offsets + dot(negative, intercept) + constant
+        rows = pulled
+    center, radius = _center_radius(*box)
+    return offsets + dot(rows, center) - dot(rows.abs(), radius)
+
+
+def crown(chain: Chain, box, labels, bound_layer) -> torch.Tensor:
+    """Returns CROWN's lower bounds of the margins, `[batch, 9]`.
+
+    Args:
+        chain: the network, without BatchNorm.
+        box: both ends of the inputs.
+        labels: `[batch]`.
+        bound_layer: a function of chain, index, bounds before the ReLUs so far and box
+            that bounds the outputs of a layer.
+    """
+    center, radius = _center_radius(*box)
+    kernel = chain.weights[0]["kernel"]
+    center = chain.apply(0, center, kernel, chain.weights[0]["bias"])
+    radius = chain.apply(0, radius, kernel.abs(), None)
+    before_relu = [(center - radius, center + radius)]
+    for index in range(1, len(chain.layers) - 1):
+        before_relu.append(bound_layer(chain, index, before_relu, box))
+    return crown_margins(chain, box, before_relu, labels)
+
+
+def bound_layer_densely(chain: Chain, index: int, before_relu, box) -> tuple:
+    """Returns both bounds of a layer's outputs, by rows of the identity in chunks."""
+    shape = chain.layers[index].output_shape
+    shape = shape[-1:] + shape[:-1]
+    identity = torch.eye(math.prod(shape)).view(1, -1, *shape)
+    chunks = []
+    for rows in identity.split(_ROWS_PER_CHUNK, 1):
+        pulled, constant = chain.pull_back(index, rows)
+        lower, upper = (pulled, constant), (pulled, constant)
+        for other in reversed(range(index)):
+            lower_slope, upper_slope, intercept = relax(*before_relu[other])
+            upper = _through(
+                chain, other, upper, upper_slope, lower_slope, intercept, 1
+            )
+            lower = _through(
+                chain, other, lower, lower_slope, upper_slope, intercept, -1
+            )
+        center, radius = _center_radius(*box)
+        chunks.append(
+            (
+                lower[1] + dot(lower[0], center) - dot(lower[0].abs(), radius),
+                upper[1] + dot(upper[0], center) + dot(upper[0].abs(), radius),
+            )
+        )
+    return tuple(
+        torch.cat(side, 1).view(-1, *shape) for side in zip(*chunks, strict=True)
+    )
+
+
+def relax(lower, upper) -> tuple:
+    """Returns a ReLU's lower slope (0 or 1), upper slope, and upper intercept."""
+    low, high = lower.clamp(max=0), upper.clamp(min=0)
+    upper_slope = high / (high - low).clamp(min=1e-12)
+    return (high > -low).to(low.dtype), upper_slope, -low * upper_slope
+
+
+def dot(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Returns `sum(rows * values)` of each row, `[batch, rows]`.
+
+    Args:
+        rows: `[batch or 1, rows, *shape]`.
+        values: `[batch, *shape]`.
+    """
+    if rows.shape[0] == 1:
+        return values.flatten(1) @ rows[0].flatten(1).T
+    return torch.bmm(rows.flatten(2), values.flatten(1)[:, :, None])[:, :, 0]
+
+
+def _through(chain, index, form, slope, other_slope, intercept, sign):
+    """One side's rows through a ReLU and the affine map before it.
+
+    `slope` multiplies positive coefficients, `other_slope` negative ones; those of
+    sign `sign` meet the upper relaxation and its intercept.
+    """
+    rows, offsets = form
+    rows = rows.view(*rows.shape[:2], *intercept.shape[1:])
+    positive, negative = functional.relu(rows), rows.clamp(max=0)
+    offsets = offsets + dot(positive if sign > 0 else negative, intercept)
+    rows = positive * slope[:, None] + negative * other_slope[:, None]
+    pulled, constant = chain.pull_back(index, rows)
+    return pulled, offsets + constant
+
+
+def _center_radius(lower, upper):
+    center = (lower + upper) * 0.5
+    return center, upper - center
+
+
+def _channels(values, like):
+    """Gives `[channels]` the rank of `like`, channels second."""
+    return values.view(-1, *[1] * (like.dim() - 2))
+
+
+def _leaf(array, is_channels_last):
+    """A trainable tensor from a numpy array."""
+    tensor = torch.from_numpy(array).clone()
+    if is_channels_last and tensor.dim() == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.requires_grad_()

@@ -1,0 +1,258 @@
+"""Projected gradient descent: a search for misclassified points in a region."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from robust_tf.attacks.projections import ascend
+from robust_tf.attacks.projections import center_of
+from robust_tf.attacks.projections import random_points
+from robust_tf.errors import InputError
+from robust_tf.regions import Region
+from robust_tf.specifications import checked_labels
+
+
+def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns `z_y - max_{j != y} z_j`, `[batch]`.
+
+    A point is classified correctly where its margin is positive. A tie, margin 0,
+    counts as misclassified, as a robust example must have all margins above 0; a NaN
+    does too. So an attack has succeeded where `~(margin > 0)`.
+
+    Args:
+        logits: `[batch, classes]`, at least 2 classes.
+        labels: integer class indices, `[batch]`.
+
+    Raises:
+        InputError: for labels of wrong rank or type, or (eagerly) out of range.
+    """
+    logits = tf.convert_to_tensor(logits)
+    labels = checked_labels(labels, logits.shape[-1])
+    return _logit_of(labels, logits) - _greatest_other(logits, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD:
+    """Projected steepest ascent within a region, best iterate kept.
+
+    After arXiv:1706.06083; steps follow the norm of the region (see
+    `projections.steepest_step`). Kept is the point of smallest margin among all
+    iterates of all runs, their start points and the centre of the region, so that the
+    result is never worse than the clean input.
+
+    Attributes:
+        steps: gradient steps of each run; 0 tries the start points alone.
+        restarts: runs from different random points, for each class if multi-targeted.
+        relative_step_size: length of a step in units of the radius (of the half
+            width, coordinate by coordinate, for a `Box`).
+        random_start: start at random points of the region, not at its centre.
+        objective: what a run increases: "margin", `max_{j != y} z_j - z_y`, or
+            "cross_entropy".
+        multi_targeted: one run (or `restarts`) for each wrong class j, increasing
+            `z_j - z_y` (arXiv:1910.09338), so `classes - 1` times the work.
+        step_decay: pairs `(fraction, factor)`: once that fraction of the steps is done,
+            steps have `factor * relative_step_size`. By default a tenth from half way
+            and a hundredth from three quarters on; `()` for steps of one length.
+
+    Raises:
+        InputError: for values out of range, or options that contradict each other.
+    """
+
+    steps: int = 40
+    restarts: int = 1
+    relative_step_size: float = 0.25
+    random_start: bool = True
+    objective: str = "margin"
+    multi_targeted: bool = False
+    step_decay: Sequence[tuple[float, float]] = ((0.5, 0.1), (0.75, 0.01))
+
+    def __post_init__(self):
+        _check_count("steps", self.steps, at_least=0)
+        _check_count("restarts", self.restarts, at_least=1)
+        if not 0.0 < self.relative_step_size < float("inf"):
+            raise InputError(
+                "`relative_step_size` must be above 0, in units of the radius. "
+                f"Received: {self.relative_step_size}"
+            )
+        if self.objective not in _OBJECTIVES:
+            raise InputError(
+                f"`objective` must be one of {sorted(_OBJECTIVES)}. Received: "
+                f"{self.objective!r}"
+            )
+        if self.multi_targeted and self.objective != "margin":
+            raise InputError(
+                "`multi_targeted` runs increase logit differences. Received: objective "
+                f"{self.objective!r}. Leave it at 'margin'."
+            )
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(
+                "Restarts from one point repeat each other. Received: restarts="
+                f"{self.restarts}, random_start=False. Set one of them back."
+            )
+        _check_decay(self.step_decay)
+
+    def __call__(
+        self, logits_fn: Callable, region: Region, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the best point found for each example, `[batch, *shape]`.
+
+        It lies in `region` and carries no gradient. Works eagerly, in `tf.function`
+        and under XLA, with a batch of any size. Weights are not watched; a tape that
+        the caller holds open keeps what an eager attack computes, so attack first.
+
+        Args:
+            logits_fn: maps `[batch, *shape]`, in the type of the region, to logits
+                `[batch, classes]`; each example by itself, as in inference mode.
+            region: an `LpBall` or a `Box`.
+            labels: integer class indices, `[batch]`.
+            seed: two integers, `[2]`; the noise depends on it and on the place in the
+                batch, on nothing else.
+
+        Raises:
+            InputError: for seeds, labels or logits of the wrong shape or type.
+        """
+        seed = _checked_seed(seed)
+        center = center_of(region)
+        logits = logits_fn(center)
+        labels = _checked_batch(labels, logits, center)
+        others = logits.shape[-1] - 1 if self.multi_targeted else 1
+
+        def run(index, best, best_margin):
+            start = center
+            if self.random_start:
+                run_seed = tf.random.fold_in(seed, index, alg="philox")
+                start = random_points(region, run_seed)
+            increase = self._increase(labels, index % others)
+            climb = self._climb(logits_fn, region, labels, increase)
+            return index + 1, *climb(start, best, best_margin)
+
+        _, best, _ = tf.while_loop(
+            lambda index, *_: index < self.restarts * others,
+            run,
+            (tf.constant(0), center, margins_of(logits, labels)),
+        )
+        return tf.stop_gradient(best)
+
+    def _increase(self, labels, slot):
+        """What a run increases, as a function from logits to `[batch]`."""
+        if not self.multi_targeted:
+            return lambda logits: _OBJECTIVES[self.objective](logits, labels)
+        # Slot j stands for class j below the label, and for class j + 1 from it on.
+        target = slot + tf.cast(slot >= labels, slot.dtype)
+        return lambda logits: _logit_of(target, logits) - _logit_of(labels, logits)
+
+    def _climb(self, logits_fn, region, labels, increase):
+        """One run, as a function from (start, best, its margin) to a new best."""
+        sizes = tf.constant(self._step_sizes(), region.dtype)
+
+        def step(index, points, best, best_margin):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(points)
+                logits = logits_fn(points)
+                objective = increase(logits)
+            gradient = tape.gradient(
+                objective, points, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            best, best_margin = _better(points, logits, labels, best, best_margin)
+            points = ascend(points, gradient, region, sizes[index])
+            return index + 1, points, best, best_margin
+
+        def climb(start, best, best_margin):
+            _, last, best, best_margin = tf.while_loop(
+                lambda index, *_: index < self.steps,
+                step,
+                (tf.constant(0), start, best, best_margin),
+            )
+            return _better(last, logits_fn(last), labels, best, best_margin)
+
+        return climb
+
+    def _step_sizes(self):
+        """Relative sizes of all steps; one entry where there are no steps."""
+        sizes = []
+        for index in range(max(self.steps, 1)):
+            factors = [f for done, f in self.step_decay if index >= done * self.steps]
+            sizes.append(self.relative_step_size * (factors[-1] if factors else 1.0))
+        return sizes
+
+
+def _better(points, logits, labels, best, best_margin):
+    """Of two points and their margins, the one of smaller margin, by example."""
+    margin = margins_of(logits, labels)
+    is_better = margin < best_margin
+    mask = tf.reshape(is_better, [-1] + [1] * (points.shape.rank - 1))
+    return tf.where(mask, points, best), tf.where(is_better, margin, best_margin)
+
+
+def _logit_of(classes, logits):
+    """The logit of one class for each example, `[batch]`."""
+    is_class = tf.range(logits.shape[-1], dtype=classes.dtype) == classes[:, None]
+    return tf.reduce_sum(tf.where(is_class, logits, 0.0), -1)
+
+
+def _greatest_other(logits, labels):
+    is_own = tf.range(logits.shape[-1], dtype=labels.dtype) == labels[:, None]
+    return tf.reduce_max(tf.where(is_own, logits.dtype.min, logits), -1)
+
+
+def _negative_margin(logits, labels):
+    return _greatest_other(logits, labels) - _logit_of(labels, logits)
+
+
+def _cross_entropy(logits, labels):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+_OBJECTIVES = {"margin": _negative_margin, "cross_entropy": _cross_entropy}
+
+
+def _checked_seed(seed):
+    seed = tf.convert_to_tensor(seed)
+    if not seed.dtype.is_integer or not seed.shape.is_compatible_with([2]):
+        raise InputError(
+            "`seed` must be two integers. Received: "
+            f"{seed.dtype.name} of shape {seed.shape}. Write (seed, step), say."
+        )
+    return seed
+
+
+def _checked_batch(labels, logits, center):
+    """Labels as integers, where logits, labels and inputs fit together."""
+    if logits.shape.rank != 2 or logits.shape[1] is None:
+        raise InputError(
+            "`logits_fn` must return [batch, classes], the number of classes known. "
+            f"Received: shape {logits.shape}"
+        )
+    labels = checked_labels(labels, logits.shape[1])
+    for name, tensor in (("labels", labels), ("logits", logits)):
+        if not tensor.shape[:1].is_compatible_with(center.shape[:1]):
+            raise InputError(
+                f"There must be one of the {name} for each of the {center.shape[0]} "
+                f"inputs. Received: {tensor.shape[0]}"
+            )
+    return labels
+
+
+def _check_count(name, value, at_least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise InputError(
+            f"`{name}` must be a whole number of at least {at_least}. Received: "
+            f"{value!r}"
+        )
+
+
+def _check_decay(pairs):
+    try:
+        fractions = [float(fraction) for fraction, _ in pairs]
+        is_valid = all(0.0 < float(factor) < float("inf") for _, factor in pairs)
+    except (TypeError, ValueError):
+        fractions, is_valid = [], False
+    is_valid = is_valid and all(0.0 <= fraction < 1.0 for fraction in fractions)
+    if not is_valid or fractions != sorted(fractions):
+        raise InputError(
+            "`step_decay` must hold pairs (fraction of the steps, factor), fractions "
+            "ascending in [0, 1), factors above 0, such as ((0.5, 0.1), (0.75, 0.01)). "
+            f"Received: {pairs!r}"
+        )

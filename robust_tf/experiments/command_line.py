@@ -1,0 +1,195 @@
+"""What the programs share: flags, exit status, and the record of where they ran."""
+
+import importlib.metadata
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app
+from absl import flags
+
+from robust_tf.errors import InputError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # What shells report for a process that Ctrl-C has ended.
+
+# `--help` shows the flags below as those of the program that asks for them.
+flags.disclaim_key_flags()
+
+
+def define_common_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags that all programs understand alike."""
+    options = {"flag_values": flag_values}
+    flags.DEFINE_multi_string(
+        "gin_file",
+        [],
+        "A gin file with the configuration, such as "
+        "gin_configs/experiments/NAME.gin. Repeat the flag for more; later files win.",
+        **options,
+    )
+    flags.DEFINE_multi_string(
+        "gin_param",
+        [],
+        "One binding, NAME=value, that wins over the files. Repeat the flag for more; "
+        "later ones win.",
+        **options,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "The folder that holds all that the run writes.", **options
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "The folder of TensorFlow Datasets to read from.", **options
+    )
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "Seed of all that is random. Default: the configuration's.",
+        **options,
+    )
+    flags.DEFINE_string(
+        "epsilon",
+        None,
+        "Radius of the perturbations, in pixel values in [0, 1]: a number or a "
+        "fraction, such as 0.1 or 8/255. Default: the configuration's.",
+        **options,
+    )
+    flags.DEFINE_string(
+        "norm",
+        None,
+        "Norm of the perturbations: inf, or a number of at least 1. Default: the "
+        "configuration's.",
+        **options,
+    )
+
+
+def parse_epsilon(text: str) -> float:
+    """Returns the radius that `--epsilon` gives: "0.1" or "8/255".
+
+    Raises:
+        InputError: for anything but a finite number of at least 0, or a fraction.
+    """
+    try:
+        numerator, denominator = map(float, f"{text}/1".split("/")[:2])
+        value = numerator / denominator
+        is_valid = str(text).count("/") <= 1 and math.isfinite(numerator * denominator)
+    except (ValueError, ZeroDivisionError):
+        is_valid = False
+    if not is_valid or value < 0.0:
+        raise InputError(
+            "`--epsilon` must be a number of at least 0, or a fraction of two, in "
+            f"pixel values in [0, 1]. Received: {text!r}. Write, for example, 0.1 or "
+            "8/255."
+        )
+    return value
+
+
+def run(main: Callable[[list[str]], int | None], required: Sequence[str] = ()) -> None:
+    """Parses the flags, calls `main(argv)`, and ends the process.
+
+    The exit status is 0 for a run that is done, 1 for one that failed (its traceback
+    is shown), 2 for bad input (one message), 130 for one interrupted by Ctrl-C.
+
+    Args:
+        main: the program. What it returns is the exit status; None means 0.
+        required: names of flags that must be given.
+    """
+    flags.mark_flags_as_required(list(required))
+    app.run(lambda argv: guarded(main, argv), flags_parser=parse_flags)
+
+
+def parse_flags(
+    argv: list[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+    """Returns the arguments that are no flags, the program's name first.
+
+    Flags that are unknown, missing or of a wrong value end the process with status 2.
+    """
+    try:
+        return flag_values(argv)
+    except flags.Error as error:
+        sys.exit(_refuse(f"{error} See --help."))
+    except SystemExit as request:  # Absl ends `--help` with status 1.
+        raise SystemExit(0) from request
+
+
+def guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """Returns the exit status of `main(argv)`; failures of the run pass through."""
+    if len(argv) > 1:
+        return _refuse(
+            f"Unexpected arguments: {' '.join(argv[1:])}. Values are given by flags, "
+            "`--name=value`. See --help."
+        )
+    try:
+        return main(argv)
+    except (InputError, app.UsageError) as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print(f"{_program()}: Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def environment(command_line: Sequence[str]) -> dict:
+    """Returns what `environment.json` records: versions, commit, command, devices."""
+    return {
+        "command_line": list(command_line),
+        "commit": _commit(),
+        "versions": {
+            "robust_tf": _version("robust_tf"),
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+        "devices": [_device(device) for device in tf.config.list_physical_devices()],
+    }
+
+
+def _refuse(message: str) -> int:
+    print(f"{_program()}: {message}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _program() -> str:
+    return os.path.basename(sys.argv[0])
+
+
+def _version(distribution: str) -> str | None:
+    """The installed version; None in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, `-dirty` where files differ; None outside of one."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _device(device) -> dict:
+    """The device's name in TensorFlow, and its model where one is known."""
+    details = tf.config.experimental.get_device_details(device)
+    return {"name": device.name, "model": details.get("device_name")}

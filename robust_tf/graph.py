@@ -1,0 +1,221 @@
+"""The computation graph of a classifier, as bound passes walk it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
+from robust_tf.layers.base import BoundLayer
+from robust_tf.layers.normalization import Moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One layer call: the edges it reads and the edge it writes."""
+
+    layer: BoundLayer
+    inputs: tuple[int, ...]
+    output: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a pass leaves open, handed to the rules that ask for it.
+
+    Attributes:
+        relaxation: lower slope of unstable neurons, one of `layers.activations.
+            RELAXATIONS`.
+        lower_slopes: slopes of single layers by name, instead of `relaxation`.
+        moments: statistics of the clean batch by layer name; where a
+            BatchNormalization is missing, its moving statistics are used.
+    """
+
+    relaxation: str = "adaptive"
+    lower_slopes: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict)
+
+    def for_interval(self, layer: BoundLayer) -> dict:
+        """Keyword arguments for `propagate_interval`."""
+        if layer.has_moments and layer.name in self.moments:
+            return {"moments": self.moments[layer.name]}
+        return {}
+
+    def for_backward(self, layer: BoundLayer) -> dict:
+        """Keyword arguments for the backward rules."""
+        if not layer.has_lower_slope:
+            return self.for_interval(layer)
+        if layer.name in self.lower_slopes:
+            return {"lower_slope": self.lower_slopes[layer.name]}
+        return {"relaxation": self.relaxation}
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundGraph:
+    """Nodes in topological order over numbered edges; edge 0 is the input.
+
+    Attributes:
+        nodes: node i writes edge i + 1.
+        shapes: shape of each edge, without the batch axis.
+        output: the edge of the logits.
+    """
+
+    nodes: tuple[Node, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    output: int
+
+    @classmethod
+    def from_model(cls, model: keras.Model) -> "BoundGraph":
+        """Reads the graph of a converted classifier.
+
+        Raises:
+            InputError: for models that `robust_tf.convert` did not make.
+        """
+        if not isinstance(model, keras.Model):
+            raise InputError(
+                "Bounds need a model from `robust_tf.convert`. Received: "
+                f"{type(model).__name__}"
+            )
+        if not hasattr(model, "operations"):  # Opens a Sequential.
+            model = keras.Model(model.inputs, model.outputs)
+        edges, nodes = {id(model.inputs[0]): 0}, []
+        shapes = [tuple(model.inputs[0].shape[1:])]
+        for layer in model.operations:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            sources = _sources(layer)
+            if not edges.keys() >= set(sources):
+                raise InputError(_ambiguous(layer))
+            nodes.append(Node(layer, tuple(edges[s] for s in sources), len(shapes)))
+            edges[id(layer.output)] = len(shapes)
+            shapes.append(tuple(layer.output.shape[1:]))
+        return cls(tuple(nodes), tuple(shapes), edges[id(model.outputs[0])])
+
+    def producer(self, edge: int) -> Node | None:
+        """The node that writes `edge`; None for the input."""
+        return self.nodes[edge - 1] if edge else None
+
+    def consumers(self, edge: int) -> list[Node]:
+        """The nodes that read `edge`."""
+        return [node for node in self.nodes if edge in node.inputs]
+
+    def affine_edges(self) -> frozenset[int]:
+        """Edges that are affine functions of the input."""
+        edges = {0}
+        for node in self.nodes:
+            if node.layer.is_affine and edges.issuperset(node.inputs):
+                edges.add(node.output)
+        return frozenset(edges)
+
+    def forward(self, inputs: tf.Tensor, training: bool = False):
+        """Runs the classifier, and reports the statistics that it normalised by.
+
+        Args:
+            inputs: `[batch, *shape]`.
+            training: normalise by the batch, and move the moving statistics.
+
+        Returns:
+            The logits, `[batch, classes]`, and `Moments` by layer name (none unless
+            `training`).
+        """
+        values, moments = {0: inputs}, {}
+        for node in self.nodes:
+            tensors = [values[edge] for edge in node.inputs]
+            layer = node.layer
+            if layer.has_moments and training and layer.trainable:
+                (tensor,) = tensors
+                batch = layer.moments(tensor)
+                layer.update_moving(batch, tensor)
+                moments[layer.name] = batch
+                values[node.output] = layer.normalize(tensor, batch)
+            else:
+                arguments = tensors if len(tensors) > 1 else tensors[0]
+                values[node.output] = _call(layer, arguments, training)
+        return values[self.output], moments
+
+    def propagate_interval(
+        self, box: IntervalBound, choices: Choices, known=None
+    ) -> dict[int, IntervalBound]:
+        """Returns the bound on every edge, keyed by edge number.
+
+        Args:
+            box: bounds on the input, `[batch, *shape]`.
+            choices: what the rules ask for.
+            known: bounds of edges that are used instead of the rule's.
+        """
+        bounds = {0: box}
+        for node in self.nodes:
+            if known and node.output in known:
+                bounds[node.output] = known[node.output]
+                continue
+            bounds[node.output] = self.interval_after(node, bounds, choices)
+        return bounds
+
+    def interval_after(self, node, bounds, choices) -> IntervalBound:
+        """Applies one node's interval rule."""
+        inputs = (bounds[edge] for edge in node.inputs)
+        return node.layer.propagate_interval(
+            *inputs, **choices.for_interval(node.layer)
+        )
+
+    def propagate_backward(self, coefficients, edge, bounds, choices, until=(0,)):
+        """Pulls `[batch or 1, rows, *shape]` on an edge back to earlier edges.
+
+        Args:
+            coefficients: rows over edge number `edge`, to be bounded from below.
+            edge: where they begin.
+            bounds: intervals of the edges before it, by number.
+            choices: what the rules ask for.
+            until: edges at which to stop; all paths must end there.
+
+        Returns:
+            Coefficients by edge of `until`, and the constant of each row, so that
+            their sum is a lower bound of the rows.
+        """
+        offset = tf.zeros([1, 1], coefficients.dtype)
+        pending, reached = {edge: coefficients}, {}
+        for number in range(edge, -1, -1):
+            if number not in pending:
+                continue  # Feeds nothing that is being bounded.
+            rows = pending.pop(number)
+            if number in until:
+                reached[number] = rows
+                continue
+            node = self.producer(number)
+            inputs = (bounds[source] for source in node.inputs)
+            pulled, constant = node.layer.propagate_linear_backward(
+                rows, *inputs, **choices.for_backward(node.layer)
+            )
+            offset += constant
+            for source, part in zip(node.inputs, pulled, strict=True):
+                # Where branches fork, their coefficients add up.
+                pending[source] = pending[source] + part if source in pending else part
+        return reached, offset
+
+
+def _sources(layer) -> list[int]:
+    """Identities of the tensors that a layer reads."""
+    if not isinstance(layer, BoundLayer):
+        raise InputError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has no bound rules. "
+            "Convert the model: `robust_tf.convert(model)`."
+        )
+    try:
+        return [id(tensor) for tensor in keras.tree.flatten(layer.input)]
+    except AttributeError as error:
+        raise InputError(_ambiguous(layer)) from error
+
+
+def _ambiguous(layer) -> str:
+    return (
+        f"Layer '{layer.name}' ({type(layer).__name__}) is called more than once, so "
+        "its place in the graph is ambiguous. Create one layer for each call."
+    )
+
+
+def _call(layer, arguments, training):
+    if isinstance(layer, keras.layers.Dropout):
+        return layer(arguments, training=training)
+    return layer(arguments)

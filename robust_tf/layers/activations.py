@@ -1,0 +1,275 @@
+"""Activations and their linear relaxations."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
+from robust_tf.layers.base import ElementwiseLayer
+from robust_tf.layers.base import Relaxation
+
+# Lower slopes of the unstable neurons of piecewise linear activations.
+RELAXATIONS = ("adaptive", "same-slope", "zero-lb", "one-lb")
+_BISECTIONS = 12
+
+
+class _TwoPieces(ElementwiseLayer):
+    """`z` for `z >= 0` and `leak * z` below, `0 <= leak <= 1`.
+
+    Where `l < 0 < u` the chord bounds it from above, and `a z` from below with any
+    `a` in `[leak, 1]`: `lower_slope` if it is given (alpha-CROWN, arXiv:2011.13824),
+    else by `relaxation`: "adaptive" (1 where `u > -l`, else `leak`;
+    arXiv:1811.00866), "same-slope" (the chord's; arXiv:1804.09699), "zero-lb"
+    (`leak`), "one-lb" (1). Gradients flow through the chord.
+    """
+
+    has_lower_slope = True
+
+    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
+        return IntervalBound(self._activate(inputs.lower), self._activate(inputs.upper))
+
+    def relax(self, inputs, relaxation="adaptive", lower_slope=None):
+        low, high, leak = inputs.lower, inputs.upper, self._leak
+        is_active, is_unstable = low >= 0.0, (low < 0.0) & (high > 0.0)
+        stable_slope = tf.where(is_active, tf.ones_like(low), leak)
+        low = tf.where(is_unstable, low, 0.0)
+        width = tf.where(is_unstable, high - low, 1.0)
+        chord = high / width if leak == 0.0 else (high - leak * low) / width
+        chord = tf.where(is_unstable, chord, stable_slope)
+        intercept = (leak - chord) * low
+        if lower_slope is not None:
+            if lower_slope.shape.rank > low.shape.rank:  # One slope for each row.
+                is_unstable = is_unstable[:, None]
+                stable_slope = stable_slope[:, None]
+            lower = tf.where(is_unstable, lower_slope, stable_slope)
+        elif relaxation == "same-slope":
+            lower = chord
+        elif relaxation == "zero-lb":
+            lower = stable_slope
+        elif relaxation == "one-lb":
+            lower = tf.where(is_unstable, tf.ones_like(low), stable_slope)
+        elif relaxation == "adaptive":
+            takes_one = is_unstable & (high > -low)
+            lower = tf.where(takes_one, tf.ones_like(low), stable_slope)
+        else:
+            raise InputError(
+                f"`relaxation` must be one of {RELAXATIONS}. Received: {relaxation!r}"
+            )
+        return Relaxation(lower, None, chord, intercept)
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class ReLU(_TwoPieces, keras.layers.ReLU):
+    """`max(z, 0)`, or `negative_slope * z` below 0; `max_value` is not supported."""
+
+    def __init__(self, max_value=None, negative_slope=0.0, threshold=0.0, **kwargs):
+        super().__init__(max_value, negative_slope, threshold, **kwargs)
+        if max_value is not None or threshold:
+            raise InputError(
+                f"Layer '{self.name}' (ReLU) has bound rules without `max_value` and "
+                f"`threshold` only. Received: max_value={max_value}, "
+                f"threshold={threshold}. Use a plain ReLU."
+            )
+        _check_leak(self, negative_slope)
+
+    @property
+    def _leak(self):
+        return float(self.negative_slope)
+
+    def _activate(self, values):
+        if self._leak == 0.0:
+            return tf.nn.relu(values)
+        return tf.nn.leaky_relu(values, self._leak)
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class LeakyReLU(_TwoPieces, keras.layers.LeakyReLU):
+    """`z` for `z >= 0` and `negative_slope * z` below."""
+
+    def __init__(self, negative_slope=0.3, **kwargs):
+        super().__init__(negative_slope, **kwargs)
+        _check_leak(self, negative_slope)
+
+    @property
+    def _leak(self):
+        return float(self.negative_slope)
+
+    def _activate(self, values):
+        return tf.nn.leaky_relu(values, self._leak)
+
+
+class _Smooth(ElementwiseLayer):
+    """An increasing function between two lines of chosen slopes.
+
+    Any slope serves: the intercepts are the exact minimum and maximum of
+    `f(z) - slope * z` over `[l, u]`, taken over the ends and all points where its
+    derivative can vanish. So the lines hold, whatever the slopes; those only decide
+    how tight they are. A subclass states the function, its derivative, the points
+    and the slopes.
+    """
+
+    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
+        return IntervalBound(self._value(inputs.lower), self._value(inputs.upper))
+
+    def relax(self, inputs):
+        low, high = inputs.lower, inputs.upper
+        lower_slope, upper_slope = self._slopes(low, high)
+        return Relaxation(
+            lower_slope,
+            self._extreme(lower_slope, low, high, tf.minimum),
+            upper_slope,
+            self._extreme(upper_slope, low, high, tf.maximum),
+        )
+
+    def _extreme(self, slope, low, high, choose):
+        extreme = choose(
+            self._value(low) - slope * low, self._value(high) - slope * high
+        )
+        for point in self._stationary(tf.stop_gradient(slope)):
+            point = tf.clip_by_value(tf.stop_gradient(point), low, high)
+            extreme = choose(extreme, self._value(point) - slope * point)
+        return extreme
+
+    def _chord(self, low, high):
+        """Slope of the line through both ends; the derivative where they meet."""
+        width = high - low
+        is_wide = width > 1e-6
+        rise = self._value(high) - self._value(low)
+        safe = rise / tf.where(is_wide, width, 1.0)
+        return tf.where(is_wide, safe, self._derivative((low + high) / 2))
+
+
+class _Convex(_Smooth):
+    """Convex: the tangent in the middle below, the chord above."""
+
+    def _slopes(self, low, high):
+        return self._derivative((low + high) / 2), self._chord(low, high)
+
+
+class _Sigmoidal(_Smooth):
+    """Convex below 0, concave above, symmetric about its value at 0.
+
+    Chord and tangent as in arXiv:1811.00866, section 3.3: where the interval holds
+    0, the line runs through one end and touches the curve on the other side.
+    """
+
+    def _slopes(self, low, high):
+        chord, middle = self._chord(low, high), self._derivative((low + high) / 2)
+        # The function is odd up to a constant: the lower line is the upper one of
+        # the interval turned about 0.
+        upper = self._upper_slope(low, high, chord, middle)
+        lower = self._upper_slope(-high, -low, chord, middle)
+        return lower, upper
+
+    def _upper_slope(self, low, high, chord, middle):
+        crosses = (low < 0.0) & (high > 0.0)
+        is_chord = (high <= 0.0) | (crosses & (self._derivative(high) >= chord))
+        tangent = self._derivative(self._touching_point(low, high))
+        return tf.where(is_chord, chord, tf.where(low >= 0.0, middle, tangent))
+
+    def _touching_point(self, low, high):
+        """Where a line through the lower end touches the concave side, `[0, high]`."""
+        low, high = tf.stop_gradient(low), tf.stop_gradient(high)
+        left, right = tf.zeros_like(high), tf.maximum(high, 0.0)
+        start = self._value(low)
+        for _ in range(_BISECTIONS):
+            middle = (left + right) / 2
+            is_steep = self._derivative(middle) * (middle - low) > (
+                self._value(middle) - start
+            )
+            left = tf.where(is_steep, middle, left)
+            right = tf.where(is_steep, right, middle)
+        return right
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class Sigmoid(_Sigmoidal, keras.layers.Layer):
+    """`1 / (1 + exp(-z))`."""
+
+    def call(self, inputs):
+        return tf.sigmoid(inputs)
+
+    def _value(self, values):
+        return tf.sigmoid(values)
+
+    def _derivative(self, values):
+        return tf.sigmoid(values) * tf.sigmoid(-values)
+
+    def _stationary(self, slope):
+        root = tf.sqrt(tf.maximum(1.0 - 4.0 * slope, 0.0))
+        point = tf.math.log1p(root) - tf.math.log(tf.maximum(1.0 - root, 1e-30))
+        return point, -point
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class Tanh(_Sigmoidal, keras.layers.Layer):
+    """The hyperbolic tangent."""
+
+    def call(self, inputs):
+        return tf.tanh(inputs)
+
+    def _value(self, values):
+        return tf.tanh(values)
+
+    def _derivative(self, values):
+        return 1.0 - tf.square(tf.tanh(values))
+
+    def _stationary(self, slope):
+        root = tf.sqrt(tf.clip_by_value(1.0 - slope, 0.0, 1.0))
+        point = (tf.math.log1p(root) - tf.math.log(tf.maximum(1.0 - root, 1e-30))) / 2.0
+        return point, -point
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class Softplus(_Convex, keras.layers.Layer):
+    """`log(1 + exp(z))`."""
+
+    def call(self, inputs):
+        return tf.math.softplus(inputs)
+
+    def _value(self, values):
+        return tf.math.softplus(values)
+
+    def _derivative(self, values):
+        return tf.sigmoid(values)
+
+    def _stationary(self, slope):
+        slope = tf.clip_by_value(slope, 1e-30, 1.0)
+        rest = tf.maximum(1.0 - slope, 1e-30)
+        return (tf.math.log(slope) - tf.math.log(rest),)
+
+
+@keras.saving.register_keras_serializable(package="robust_tf")
+class ELU(_Convex, keras.layers.ELU):
+    """`z` for `z >= 0` and `alpha (exp(z) - 1)` below; convex for `alpha <= 1`."""
+
+    def __init__(self, alpha=1.0, **kwargs):
+        super().__init__(alpha, **kwargs)
+        if not alpha >= 0.0:
+            raise InputError(
+                f"Layer '{self.name}' (ELU) has bound rules for alpha >= 0 only. "
+                f"Received: alpha={alpha}"
+            )
+
+    def _value(self, values):
+        below = self.alpha * tf.math.expm1(tf.minimum(values, 0.0))
+        return tf.where(values >= 0.0, values, below)
+
+    def _derivative(self, values):
+        below = self.alpha * tf.exp(tf.minimum(values, 0.0))
+        return tf.where(values >= 0.0, tf.ones_like(values), below)
+
+    def _stationary(self, slope):
+        kink = tf.zeros_like(slope)
+        if self.alpha == 0.0:
+            return (kink,)
+        return kink, tf.math.log(tf.maximum(slope / self.alpha, 1e-30))
+
+
+def _check_leak(layer, leak):
+    if not 0.0 <= float(np.asarray(leak)) <= 1.0:
+        raise InputError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has bound rules for a "
+            f"`negative_slope` from 0 to 1. Received: {leak}"
+        )

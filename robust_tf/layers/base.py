@@ -1,0 +1,156 @@
+"""The rules that every certifiable layer states."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.bounds import contract
+from robust_tf.layers.windows import Window
+
+
+class BoundLayer:
+    """Mixed into a Keras layer, named first among its bases.
+
+    Rules read weights and arguments, and keep nothing on the layer. They compute in
+    the type of the bounds or coefficients that they are given.
+
+    Attributes:
+        is_affine: the layer is `z -> M z + t`, so its backward rule is exact and reads
+            no bounds, only shapes.
+        has_lower_slope: the backward rule takes `relaxation` and `lower_slope`.
+        has_moments: the rules take `moments`, the statistics of a batch.
+    """
+
+    is_affine = False
+    has_lower_slope = False
+    has_moments = False
+
+    def propagate_interval(self, *inputs: IntervalBound) -> IntervalBound:
+        """Bounds the layer's output from bounds on its inputs."""
+        raise NotImplementedError(missing_rule(self, "propagate_interval"))
+
+    def propagate_linear_backward(self, coefficients, *inputs: IntervalBound):
+        """Pulls linear lower bounds on the output back to the inputs.
+
+        Args:
+            coefficients: `[batch or 1, rows, *output_shape]`; each row is a linear
+                function of the output `f(z)`, to be bounded from below.
+            *inputs: bounds on each input, `[batch, *input_shape]`.
+
+        Returns:
+            One `[batch or 1, rows, *input_shape]` tensor per input, in a tuple, and
+            a constant `[batch or 1, rows]`, such that for every `z` in `inputs`
+            `<coefficients, f(z)> >= sum_i <returned_i, z_i> + constant`.
+        """
+        raise NotImplementedError(missing_rule(self, "propagate_linear_backward"))
+
+    def window_before(self, window: Window, *input_shapes) -> tuple[Window, ...] | None:
+        """Says which window of each input a window of the output depends on.
+
+        None where the layer has no patch form (`propagate_window_backward`). Shapes
+        are (height, width, channels).
+        """
+        del window, input_shapes
+
+    def propagate_window_backward(self, coefficients, view, *inputs: IntervalBound):
+        """Pulls coefficients on windows of the output back to windows of the inputs.
+
+        Like `propagate_linear_backward`, with the positions of the windows folded
+        into the batch axis (the patches of arXiv:2002.12920).
+
+        Args:
+            coefficients: `[batch * positions or 1, rows, height, width, channels]`,
+                0 outside the image already, save for element-wise layers, which
+                clear that part by themselves.
+            view: the windows of the output, to gather them from whole images.
+            *inputs: bounds on each whole input, `[batch, *input_shape]`.
+
+        Returns:
+            As `propagate_linear_backward`, on the windows of each input that
+            `window_before` names; what lies outside the image there is arbitrary.
+        """
+        raise NotImplementedError(missing_rule(self, "propagate_window_backward"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relaxation:
+    """Lines that hold an element-wise function between them on `[lower, upper]`.
+
+    Slopes and intercepts are `[batch or 1, *shape]`; an intercept may be None for 0,
+    `upper_*` may be None where the function is the lower line itself. Slopes may also
+    be `[batch, rows, *shape]`, one for each row.
+    """
+
+    lower_slope: tf.Tensor
+    lower_intercept: tf.Tensor | None
+    upper_slope: tf.Tensor | None = None
+    upper_intercept: tf.Tensor | None = None
+
+    def map(self, function) -> "Relaxation":
+        """Applies a map that gathers entries, and puts 0 where there are none."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Relaxation(*(None if v is None else function(v) for v in values))
+
+    def pull_back(self, coefficients: tf.Tensor):
+        """Returns the pulled coefficients and the constant of each row."""
+        if self.upper_slope is None:
+            constant = _constant(coefficients, self.lower_intercept)
+            return coefficients * _per_row(self.lower_slope, coefficients), constant
+        positive, negative = tf.nn.relu(coefficients), tf.minimum(coefficients, 0.0)
+        constant = _constant(positive, self.lower_intercept)
+        constant += _constant(negative, self.upper_intercept)
+        if self.upper_slope is self.lower_slope:
+            return coefficients * _per_row(self.lower_slope, coefficients), constant
+        lower = positive * _per_row(self.lower_slope, coefficients)
+        return lower + negative * _per_row(self.upper_slope, coefficients), constant
+
+
+class ElementwiseLayer(BoundLayer):
+    """A layer that treats every entry by itself; it states one `relax`."""
+
+    def relax(self, inputs: IntervalBound, **choices) -> Relaxation:
+        """Returns lines around the function on `inputs`."""
+        raise NotImplementedError(missing_rule(self, "relax"))
+
+    def propagate_linear_backward(self, coefficients, *inputs, **choices):
+        pulled, constant = self.relax(*inputs, **choices).pull_back(coefficients)
+        return (pulled,), constant
+
+    def window_before(self, window, *input_shapes):
+        return (window,) if len(input_shapes[0]) == 3 else None
+
+    def propagate_window_backward(self, coefficients, view, *inputs, **choices):
+        # Lines are 0 in the padding, and so is what they make of coefficients there.
+        lines = self.relax(*inputs, **choices).map(view.gather)
+        pulled, constant = lines.pull_back(coefficients)
+        return (pulled,), constant
+
+
+def no_constant(coefficients: tf.Tensor) -> tf.Tensor:
+    """Returns the constant of a rule that adds none, `[batch or 1, rows]`."""
+    return tf.zeros(tf.shape(coefficients)[:2], coefficients.dtype)
+
+
+def weight(variable, dtype: tf.DType) -> tf.Tensor:
+    """Returns a layer's variable as a tensor of the type that bounds are in."""
+    return tf.cast(tf.convert_to_tensor(variable), dtype)
+
+
+def missing_rule(layer, rule: str) -> str:
+    """Says which layer lacks which rule, and what to do."""
+    return (
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no `{rule}` rule. Use a "
+        "layer from `robust_tf.layers`, or define the rule on a subclass of "
+        "`robust_tf.layers.BoundLayer`."
+    )
+
+
+def _per_row(slope, coefficients):
+    return slope if slope.shape.rank == coefficients.shape.rank else slope[:, None]
+
+
+def _constant(coefficients, intercept):
+    if intercept is None:
+        return no_constant(coefficients)
+    return contract(coefficients, intercept)

@@ -1,0 +1,278 @@
+"""Bounds of single edges by backward passes, row by row or window by window."""
+
+import tensorflow as tf
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.bounds import LinearForm
+from robust_tf.graph import BoundGraph
+from robust_tf.graph import Choices
+from robust_tf.layers.base import ElementwiseLayer
+from robust_tf.layers.windows import Window
+from robust_tf.layers.windows import WindowView
+from robust_tf.regions import Region
+from robust_tf.regions import box_minimum
+
+DEFAULT_MEMORY_BUDGET_MB = 1024.0
+# Tensors of the size of the largest coefficients that a rule holds at a time.
+_LIVE_TENSORS = 6
+
+
+def minimum(reached, offset, region: Region, bounds) -> tf.Tensor:
+    """Returns the lower bounds that the end of a backward pass implies.
+
+    Args:
+        reached: coefficients by edge, `[batch or 1, rows, *shape]`.
+        offset: constants, `[batch or 1, rows]`.
+        region: the set that edge 0 ranges over.
+        bounds: intervals of the other edges.
+
+    Returns:
+        `[batch, rows]`.
+    """
+    total = offset
+    for edge, rows in reached.items():
+        if edge == 0:
+            total += region.minimum(LinearForm(rows, tf.zeros([], rows.dtype)))
+        else:
+            total += box_minimum(rows, bounds[edge])
+    return total
+
+
+def backward_interval(
+    graph: BoundGraph,
+    edge: int,
+    region: Region,
+    bounds: dict[int, IntervalBound],
+    choices: Choices,
+    memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
+) -> IntervalBound:
+    """Bounds every neuron of an edge by a backward pass of its own.
+
+    Neurons of convolutions go as windows where that is less work, others as rows of
+    an identity. Rows go in chunks that keep within the memory budget; a chunk that
+    cannot be allocated all the same is halved (in eager mode).
+
+    Args:
+        graph: the classifier.
+        edge: number of the edge.
+        region: the input set.
+        bounds: intervals of the edges before it.
+        choices: what the rules ask for.
+        memory_budget_mb: for the coefficients of one chunk, in MiB.
+
+    Returns:
+        Bounds on the edge, `[batch, *shape]`.
+    """
+    windows = _plan_windows(graph, edge)
+    task = _WindowRows if windows else _DenseRows
+    rows = task(graph, edge, region, bounds, choices, windows)
+    chunk = _chunk_size(rows, memory_budget_mb)
+    lower, upper = _in_chunks(rows, chunk)
+    shape = [-1, *graph.shapes[edge]]
+    return IntervalBound(tf.reshape(lower, shape), tf.reshape(upper, shape))
+
+
+class _Rows:
+    """Unit rows over one edge, of which `bound` treats a part."""
+
+    def __init__(self, graph, edge, region, bounds, choices, windows):
+        self.graph, self.edge, self.region = graph, edge, region
+        self.bounds, self.choices, self.windows = bounds, choices, windows
+        self.is_affine = edge in graph.affine_edges()
+        self.batch = region.shape[0] or tf.shape(region.box.lower)[0]
+
+    def _units(self, start, size, count, shape):
+        """Rows `start` to `start + size` of an identity; with their negations.
+
+        Of affine edges one form serves both ends.
+        """
+        index = start + tf.range(size)
+        units = tf.one_hot(index, count, dtype=self.region.dtype)
+        if not self.is_affine:
+            units = tf.concat([units, -units], 0)
+        return tf.reshape(units, [1, -1, *shape])
+
+    def _ends(self, form, region):
+        """Lower and upper ends, `[batch, rows]` each, from a form over the input."""
+        if not self.is_affine:
+            lower, negated = tf.split(region.minimum(form), 2, -1)
+            return lower, -negated
+        negation = LinearForm(-form.coefficients, -form.offset)
+        return region.minimum(form), -region.minimum(negation)
+
+
+class _DenseRows(_Rows):
+    """Rows of an identity over all neurons of the edge."""
+
+    @property
+    def count(self) -> int:
+        return _size(self.graph.shapes[self.edge])
+
+    @property
+    def entries(self) -> int:
+        """Coefficients that one row holds at most."""
+        return max(map(_size, self.graph.shapes[: self.edge + 1]))
+
+    def bound(self, start, size):
+        shape = self.graph.shapes[self.edge]
+        rows = self._units(start, size, self.count, shape)
+        reached, offset = self.graph.propagate_backward(
+            rows, self.edge, self.bounds, self.choices
+        )
+        return self._ends(LinearForm(reached[0], offset), self.region)
+
+
+class _WindowRows(_Rows):
+    """One row for each channel; all positions of the edge share it."""
+
+    @property
+    def count(self) -> int:
+        return self.graph.shapes[self.edge][-1]
+
+    @property
+    def entries(self) -> int:
+        """Coefficients that one row of all positions holds at most."""
+        sizes = [
+            _size(window.size) * self.graph.shapes[edge][-1]
+            for edge, window in self.windows.items()
+        ]
+        return max(sizes) * _size(self.graph.shapes[self.edge][:2])
+
+    def bound(self, start, size):
+        channels = self.graph.shapes[self.edge][-1]
+        rows = self._units(start, size, channels, (1, 1, channels))
+        form = self._pull_back(rows)
+        lower, upper = self._ends(form, self.region.map(self._view(0).gather))
+        return tuple(self._by_neuron(ends) for ends in (lower, upper))
+
+    def _by_neuron(self, ends):
+        """`[batch * positions, rows]` to `[batch, positions, rows]`."""
+        positions = _size(self.graph.shapes[self.edge][:2])
+        return tf.reshape(ends, [-1, positions, tf.shape(ends)[-1]])
+
+    def _view(self, edge) -> WindowView:
+        positions = self.graph.shapes[self.edge][:2]
+        image = self.graph.shapes[edge][:2]
+        return WindowView(self.windows[edge], positions, image, self.batch)
+
+    def _pull_back(self, rows) -> LinearForm:
+        offset = tf.zeros([1, 1], rows.dtype)
+        # Coefficients by edge, and whether they are 0 in the padding.
+        pending = {self.edge: (rows, True)}
+        for number in range(self.edge, 0, -1):
+            if number not in pending:
+                continue
+            coefficients, is_clear = pending.pop(number)
+            node, view = self.graph.producer(number), self._view(number)
+            clears = isinstance(node.layer, ElementwiseLayer)
+            if not is_clear and not clears:
+                coefficients = view.clear(coefficients)
+            pulled, constant = node.layer.propagate_window_backward(
+                coefficients,
+                view,
+                *(self.bounds[source] for source in node.inputs),
+                **self.choices.for_backward(node.layer),
+            )
+            offset += constant
+            befores = self._windows_before(node, view.window)
+            for source, part, window in zip(node.inputs, pulled, befores, strict=True):
+                target = self._view(source)
+                part = window.embed(part, target.window)
+                is_clear = clears or target.is_inside
+                if source in pending:
+                    other, other_is_clear = pending[source]
+                    part, is_clear = part + other, is_clear and other_is_clear
+                pending[source] = part, is_clear
+        coefficients, is_clear = pending[0]
+        if not (is_clear or self.region.is_box):  # Boxes have no width outside.
+            coefficients = self._view(0).clear(coefficients)
+        return LinearForm(coefficients, offset)
+
+    def _windows_before(self, node, window):
+        shapes = (self.graph.shapes[source] for source in node.inputs)
+        return node.layer.window_before(window, *shapes)
+
+
+def _plan_windows(graph, edge) -> dict[int, Window] | None:
+    """The window of each edge that the neurons of `edge` see.
+
+    None where a layer on the way has no patch form, where windows of branches do not
+    fit on one another, or where whole images are less work.
+    """
+    if len(graph.shapes[edge]) != 3:
+        return None
+    windows = {edge: Window()}
+    for number in range(edge, 0, -1):
+        if number not in windows:
+            continue
+        node = graph.producer(number)
+        shapes = [graph.shapes[source] for source in node.inputs]
+        if any(len(shape) != 3 for shape in shapes):
+            return None
+        befores = node.layer.window_before(windows[number], *shapes)
+        if befores is None:
+            return None
+        for source, window in zip(node.inputs, befores, strict=True):
+            other = windows.get(source, window)
+            if other.stride != window.stride:
+                return None
+            windows[source] = window.union(other)
+    by_window = sum(_size(w.size) * graph.shapes[e][-1] for e, w in windows.items())
+    by_image = sum(_size(graph.shapes[e]) for e in windows)
+    return windows if by_window < by_image else None
+
+
+def _chunk_size(rows, memory_budget_mb):
+    """Rows that fit into the budget; a tensor where the batch size is one."""
+    ends = 1 if rows.is_affine else 2
+    bytes_each = rows.entries * ends * _LIVE_TENSORS * rows.region.dtype.size
+    budget = int(memory_budget_mb * 2**20)
+    if isinstance(rows.batch, int):
+        return min(max(budget // (bytes_each * max(rows.batch, 1)), 1), rows.count)
+    batch = tf.cast(tf.maximum(rows.batch, 1), tf.int64)
+    fitting = tf.constant(budget // bytes_each, tf.int64) // batch
+    return tf.cast(tf.clip_by_value(fitting, 1, rows.count), tf.int32)
+
+
+def _in_chunks(rows, chunk):
+    """Bounds all rows, chunk by chunk, and joins them on the last axis."""
+    if tf.executing_eagerly():
+        return _in_shrinking_chunks(rows, int(chunk))
+    if isinstance(chunk, int) and chunk >= rows.count:
+        return rows.bound(0, rows.count)
+    parts = tf.map_fn(  # Rows past the last one are 0, and cut off.
+        lambda start: tf.stack(rows.bound(start, chunk)),
+        tf.range(0, rows.count, chunk),
+        fn_output_signature=rows.region.dtype,
+        parallel_iterations=1,
+    )
+    # `[chunks, 2, batch, ..., chunk]` to `[2, batch, ..., rows]`.
+    rank = 5 if rows.windows else 4
+    parts = tf.ensure_shape(parts, [None, 2] + [None] * (rank - 2))
+    parts = tf.transpose(parts, [*range(1, rank - 1), 0, rank - 1])
+    shape = tf.concat([tf.shape(parts)[:-2], [-1]], 0)
+    lower, upper = tf.unstack(tf.reshape(parts, shape)[..., : rows.count], 2)
+    return lower, upper
+
+
+def _in_shrinking_chunks(rows, chunk):
+    """Halves the chunk when an allocation fails, and goes on."""
+    start, parts = 0, []
+    while start < rows.count:
+        size = min(chunk, rows.count - start)
+        try:
+            parts.append(rows.bound(start, size))
+        except tf.errors.ResourceExhaustedError:
+            if size == 1:
+                raise
+            chunk = size // 2
+            continue
+        start += size
+    return tuple(tf.concat(ends, -1) for ends in zip(*parts, strict=True))
+
+
+def _size(shape) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,29 @@
+import pathlib
+
+import gin
+import pytest
+
+from robust_tf.data.augmentation import RandomFlipAndCrop
+
+FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "datasets"
+AUGMENTATIONS = {
+    "cifar10": RandomFlipAndCrop(flip=True, padding=4, padding_mode="zero"),
+    "svhn_cropped": RandomFlipAndCrop(flip=False, padding=4, padding_mode="zero"),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_configuration():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.gin")))
+def test_binds_set_and_augmentation(name):
+    pytest.importorskip("robust_tf.experiments.train")
+    gin.parse_config_file(str(FOLDER / f"{name}.gin"))
+    assert gin.query_parameter("train.train.dataset") == name
+    if name in AUGMENTATIONS:
+        bound = gin.query_parameter("train.train.augmentation")
+        assert bound.scoped_configurable_fn() == AUGMENTATIONS[name]
