@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks import workloads
 
-_ROWS_PER_CHUNK = 128  # Of CROWN's dense rows: all at once is slower, and needs more.
+_ROWS_PER_CHUNK = 2048  # Of dense rows, times examples: larger ones are slower.
 
 
 class Chain:
@@ -180,8 +180,9 @@ def bound_layer_densely(chain: Chain, index: int, before_relu, box) -> tuple:
     shape = chain.layers[index].output_shape
     shape = shape[-1:] + shape[:-1]
     identity = torch.eye(math.prod(shape)).view(1, -1, *shape)
+    chunk = max(1, _ROWS_PER_CHUNK // len(box[0]))
     chunks = []
-    for rows in identity.split(_ROWS_PER_CHUNK, 1):
+    for rows in identity.split(chunk, 1):
         pulled, constant = chain.pull_back(index, rows)
         lower, upper = (pulled, constant), (pulled, constant)
         for other in reversed(range(index)):

@@ -33,6 +33,9 @@ def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return _logit_of(labels, logits) - _greatest_other(logits, labels)
 
 
+_LATE_DECAY = ((0.7, 0.3), (0.8, 0.1), (0.9, 0.03))
+
+
 @dataclasses.dataclass(frozen=True)
 class PGD:
     """Projected steepest ascent within a region, best iterate kept.
@@ -53,8 +56,9 @@ class PGD:
         multi_targeted: one run (or `restarts`) for each wrong class j, increasing
             `z_j - z_y` (arXiv:1910.09338), so `classes - 1` times the work.
         step_decay: pairs `(fraction, factor)`: once that fraction of the steps is done,
-            steps have `factor * relative_step_size`. By default a tenth from half way
-            and a hundredth from three quarters on; `()` for steps of one length.
+            steps have `factor * relative_step_size`. By default they shorten over the
+            last three tenths of a run; `()` for steps of one length. A run from a
+            random point crosses the region where the sizes of its steps add up to 2.
 
     Raises:
         InputError: for values out of range, or options that contradict each other.
@@ -66,7 +70,7 @@ class PGD:
     random_start: bool = True
     objective: str = "margin"
     multi_targeted: bool = False
-    step_decay: Sequence[tuple[float, float]] = ((0.5, 0.1), (0.75, 0.01))
+    step_decay: Sequence[tuple[float, float]] = _LATE_DECAY
 
     def __post_init__(self):
         _check_count("steps", self.steps, at_least=0)
@@ -107,8 +111,8 @@ class PGD:
                 `[batch, classes]`; each example by itself, as in inference mode.
             region: an `LpBall` or a `Box`.
             labels: integer class indices, `[batch]`.
-            seed: two integers, `[2]`; the noise depends on it and on the place in the
-                batch, on nothing else.
+            seed: two integers, `[2]`; they and the place in the batch decide the random
+                points. (XLA draws others than TensorFlow's own kernels do.)
 
         Raises:
             InputError: for seeds, labels or logits of the wrong shape or type.

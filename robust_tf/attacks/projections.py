@@ -8,7 +8,7 @@ from robust_tf.errors import InputError
 from robust_tf.regions import LpBall
 from robust_tf.regions import Region
 
-# Seeds are turned into noise by one algorithm wherever they run.
+# One algorithm on all devices. (Within XLA it draws other numbers all the same.)
 _ALGORITHM = "philox"
 
 
@@ -53,7 +53,8 @@ def random_points(region: Region, seed: tf.Tensor) -> tf.Tensor:
 
     Args:
         region: where the points lie.
-        seed: two integers, `[2]`; the same seed gives the same points.
+        seed: two integers, `[2]`; the same seed gives the same points,
+            those under XLA differ from those outside it.
     """
     if not isinstance(region, LpBall) or region.is_box:
         _require_box(region)

@@ -58,39 +58,36 @@ class RandomFlipAndCrop:
         Returns:
             The shape and type of `images`, made of its pixels and of zeros.
         """
+        shape = images.shape
         batch, height, width = (tf.shape(images)[axis] for axis in range(3))
-        draws = self._draw(batch, seed)
-        rows = tf.range(height)[tf.newaxis] + draws[0][:, tf.newaxis]
-        columns = tf.range(width)[tf.newaxis] + draws[1][:, tf.newaxis]
-        is_inside = _is_within(rows, height)[:, :, tf.newaxis]
-        is_inside &= _is_within(columns, width)[:, tf.newaxis, :]
-        # A mirrored image is read from its other end, before it is padded.
-        mirrored = tf.cast(draws[2][:, tf.newaxis], tf.bool)
-        columns = tf.where(mirrored, width - 1 - columns, columns)
-        moved = _gather_pixels(images, rows, columns)
+        down, right, is_mirrored = self._draw(batch, seed)
+        rows = tf.range(height) + down
+        columns = tf.range(width) + right
+        # A mirrored image is read from its other end, and mirrored before it is padded.
+        columns = tf.where(is_mirrored, width - 1 - columns, columns)
         if self.padding and self.padding_mode == "zero":
-            black = tf.zeros([], images.dtype)
-            moved = tf.where(is_inside[..., tf.newaxis], moved, black)
-        return tf.ensure_shape(moved, images.shape)
+            # With a black rim, repeating the edge is padding with zeros.
+            images = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+            rows, columns = rows + 1, columns + 1
+        return tf.ensure_shape(_gather_pixels(images, rows, columns), shape)
 
     def _draw(self, batch, seed):
-        """Shifts down and right, and 1 where an image is mirrored; `[3, batch]`."""
-        spans = tf.constant([2 * self.padding + 1] * 2 + [2 if self.flip else 1])
+        """Shifts down and right, and whether to mirror: three of `[batch, 1]`."""
+        spans = [2 * self.padding + 1, 2 * self.padding + 1, 2 if self.flip else 1]
         draws = tf.random.stateless_uniform(
-            [3, batch],
+            [3, batch, 1],
             seed,
             minval=None,
             maxval=None,
             dtype=tf.uint32,
             alg="philox",
         )
-        # From 2**32 values: no outcome is favoured by more than 1 part in 10**8.
-        draws = tf.cast(draws % tf.cast(spans, tf.uint32)[:, tf.newaxis], tf.int32)
-        return draws - tf.constant([[self.padding], [self.padding], [0]])
-
-
-def _is_within(places, size):
-    return (places >= 0) & (places < size)
+        # Of 2**32 values: the remainder favours none by more than `span / 2**32`.
+        down, right, mirrored = (
+            tf.cast(draw % span, tf.int32)
+            for draw, span in zip(tf.unstack(draws), spans, strict=True)
+        )
+        return down - self.padding, right - self.padding, mirrored == 1
 
 
 def _gather_pixels(images, rows, columns):

@@ -1,5 +1,7 @@
 """From the name of a set and of a split to labelled images in memory."""
 
+import os
+
 import numpy as np
 
 from robust_tf.data import tfds_folder
@@ -13,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 def load(
     name: str,
     split: str,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     validation_share: float = 0.0,
     validation_shuffle_seed: int | None = None,
     download: bool = False,

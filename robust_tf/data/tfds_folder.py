@@ -80,7 +80,9 @@ class TfdsSource:
         )
 
 
-def open_set(name: str, data_dir: str | None = None, download: bool = False):
+def open_set(
+    name: str, data_dir: str | os.PathLike | None = None, download: bool = False
+) -> TfdsSource:
     """Returns the source of a set, of its newest version unless `name` says which.
 
     Args:

@@ -79,7 +79,8 @@ def parse_epsilon(text: str) -> float:
     try:
         numerator, denominator = map(float, f"{text}/1".split("/")[:2])
         value = numerator / denominator
-        is_valid = str(text).count("/") <= 1 and math.isfinite(numerator * denominator)
+        is_valid = all(map(math.isfinite, (numerator, denominator, value)))
+        is_valid = is_valid and str(text).count("/") <= 1
     except (ValueError, ZeroDivisionError):
         is_valid = False
     if not is_valid or value < 0.0:

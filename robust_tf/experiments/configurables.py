@@ -40,7 +40,7 @@ _OPEN = frozenset(
 )
 _CLOSED = frozenset(
     f"{_PACKAGE}.experiments.{name}"
-    for name in ("command_line", "configurables", "configuration")
+    for name in ("command_line", "configurables", "configuration", "gin_values")
 )
 # No class that calls a given function (`LambdaCallback`, `LearningRateScheduler`), or
 # writes, deletes or sends what it is told to (`ModelCheckpoint`, `BackupAndRestore`,

@@ -244,7 +244,7 @@ def _statements(text: str, source: _Source) -> Iterator:
     try:
         yield from config_parser.ConfigParser(text, gin_values.Recorder())
     except SyntaxError as error:
-        shown = f"\n    {error.text.strip()}" if error.text else ""
+        shown = f"\n    {error.text.strip()[:80]}" if error.text else ""
         place = source.place(error.lineno or 1)
         raise InputError(f"{place}: Not gin syntax: {error.msg}{shown}") from error
     except tokenize.TokenError as error:

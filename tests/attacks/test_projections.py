@@ -112,21 +112,21 @@ class ProjectionTest(parameterized.TestCase):
 
 
 class RandomPointsTest(parameterized.TestCase):
-    # Moments of the uniform distribution over balls of radius 1 in n dimensions.
+    # Moments of the uniform distribution over balls of radius 1.
     @parameterized.named_parameters(
-        # name, norm, power, E |z_1|^power as a function of n
-        ("linf", "inf", 2, lambda n: 1 / 3),
-        ("l2_second", 2, 2, lambda n: 1 / (n + 2)),
-        ("l2_fourth", 2, 4, lambda n: 3 / ((n + 2) * (n + 4))),
-        ("l1_first", 1, 1, lambda n: 1 / (n + 1)),
-        ("l1_second", 1, 2, lambda n: 2 / ((n + 1) * (n + 2))),
+        # name, norm, power, E |z_1|^power for n = 3
+        ("linf", "inf", 2, 1 / 3),
+        ("l2_second", 2, 2, 1 / 5),  # 1 / (n + 2)
+        ("l2_fourth", 2, 4, 3 / 35),  # 3 / ((n + 2) (n + 4))
+        ("l1_first", 1, 1, 1 / 4),  # 1 / (n + 1)
+        ("l1_second", 1, 2, 2 / 20),  # 2 / ((n + 1) (n + 2))
     )
     def test_moments(self, norm, power, moment):
         ball = LpBall(np.zeros([40_000, 3]), 1.0, norm, None)
         points = projections.random_points(ball, (0, 0))
         np.testing.assert_allclose(tf.reduce_mean(points), 0.0, atol=0.01)
         actual = tf.reduce_mean(tf.abs(points) ** power)
-        np.testing.assert_allclose(actual, moment(3), rtol=0.03)
+        np.testing.assert_allclose(actual, moment, rtol=0.03)
 
     @parameterized.parameters("inf", 2, 1)
     def test_seed_decides(self, norm):

@@ -1,0 +1,124 @@
+"""What one training batch yields, each part computed at most once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from robust_tf.bounds import IntervalBound
+from robust_tf.graph import BoundGraph
+from robust_tf.graph import Choices
+from robust_tf.propagation.crown import crown_margins
+from robust_tf.propagation.interval import interval_bounds
+from robust_tf.propagation.interval import interval_margins
+from robust_tf.regions import LpBall
+from robust_tf.specifications import margin_specification
+
+# Below this weight the backward pass is left out (arXiv:1906.06316).
+_LEAST_BETA = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifiedForward:
+    """Lazy results that objective terms share.
+
+    Attributes:
+        graph: the classifier.
+        images: `[batch, *shape]`, in the valid range.
+        labels: class indices, `[batch]`.
+        region: what the images range over, at the current radius.
+        ramp: scalar from 0 to 1, the current radius as a share of the target; kappa,
+            beta and other weights follow it.
+        seed: `[2]` integers, for attacks: another in each step and replica.
+        training: whether batch statistics are used, and moved.
+        relaxation: lower slopes of backward passes.
+    """
+
+    graph: BoundGraph
+    images: tf.Tensor
+    labels: tf.Tensor
+    region: LpBall
+    ramp: tf.Tensor
+    seed: tf.Tensor
+    training: bool
+    relaxation: str = "adaptive"
+
+    @property
+    def epsilon(self) -> tf.Tensor:
+        """The current radius, a scalar."""
+        return self.region.radius
+
+    @property
+    def logits(self) -> tf.Tensor:
+        """Of the clean images, `[batch, classes]`."""
+        return self._clean[0]
+
+    @property
+    def choices(self) -> Choices:
+        """Bounds use the statistics of the clean batch."""
+        return Choices(self.relaxation, moments=self._clean[1])
+
+    @functools.cached_property
+    def rows(self) -> tf.Tensor:
+        """`e_label - e_other`, `[batch, classes - 1, classes]`."""
+        classes = self.logits.shape[-1]
+        return margin_specification(self.labels, classes, self.images.dtype)
+
+    @functools.cached_property
+    def intervals(self) -> dict[int, IntervalBound]:
+        """Bounds on every edge by IBP."""
+        return interval_bounds(self.graph, self.region, self.choices)
+
+    @functools.cached_property
+    def interval_margins(self) -> tf.Tensor:
+        """Lower bounds of the margins by IBP, last layer elided, `[batch, K - 1]`."""
+        return interval_margins(
+            self.graph, self.region, self.intervals, self.rows, self.choices
+        )
+
+    def crown_ibp_margins(self) -> tf.Tensor:
+        """Lower bounds of the margins by CROWN-IBP, `[batch, K - 1]`."""
+        return crown_margins(
+            self.graph, self.region, self.intervals, self.rows, self.choices
+        )
+
+    def mixed_margins(self, final_beta: float) -> tf.Tensor:
+        """`beta * CROWN-IBP + (1 - beta) * IBP`, `[batch, K - 1]`.
+
+        beta follows the radius from 1 to `final_beta` (arXiv:1906.06316, eq. 11);
+        where it has come to 0 the backward pass is left out.
+        """
+        beta = tf.cast(1.0 - self.ramp * (1.0 - final_beta), self.images.dtype)
+        by_interval = self.interval_margins
+        return tf.cond(
+            beta < _LEAST_BETA,
+            lambda: by_interval,
+            lambda: beta * self.crown_ibp_margins() + (1.0 - beta) * by_interval,
+        )
+
+    def attacked_logits(self, attack: Callable) -> tf.Tensor:
+        """Logits of attacked images, `[batch, classes]`.
+
+        The attack sees the classifier at inference; its result is then classified
+        like a training batch of its own.
+        """
+        _ = self.logits  # The clean batch moves the statistics first.
+        points = attack(
+            lambda images: self.graph.forward(images)[0],
+            self.region,
+            self.labels,
+            self.seed,
+        )
+        return self.graph.forward(points, self.training)[0]
+
+    @functools.cached_property
+    def is_correct(self) -> tf.Tensor:
+        """1.0 where the clean prediction is right, `[batch]`."""
+        predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
+        return tf.cast(predictions == self.labels, tf.float32)
+
+    @functools.cached_property
+    def _clean(self):
+        """Logits of the clean images, and the statistics of the batch."""
+        return self.graph.forward(self.images, self.training)

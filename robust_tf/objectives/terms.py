@@ -1,0 +1,202 @@
+"""Objective terms: each maps a forward pass to one loss per example."""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from robust_tf.errors import InputError
+from robust_tf.objectives.forward import CertifiedForward
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardCrossEntropy:
+    """Cross-entropy on the clean images, `[batch]`."""
+
+    name: str = "standard_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(
+            forward.labels, forward.logits
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class IntervalCrossEntropy:
+    """Cross-entropy of the worst logits by IBP (arXiv:1810.12715), `[batch]`."""
+
+    name: str = "certified_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return margin_cross_entropy(self.margins(forward))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, `[batch, classes - 1]`."""
+        return forward.interval_margins
+
+
+@dataclasses.dataclass(frozen=True)
+class CrownIbpCrossEntropy:
+    """Cross-entropy of the worst logits by CROWN-IBP (arXiv:1906.06316), `[batch]`.
+
+    The margins are mixed with those of IBP: the weight of CROWN-IBP follows the radius
+    from 1 to `final_beta`.
+    """
+
+    final_beta: float = 0.0
+    name: str = "certified_loss"
+
+    def __post_init__(self):
+        if not 0.0 <= self.final_beta <= 1.0:
+            raise InputError(
+                f"`final_beta` must lie in [0, 1]. Received: {self.final_beta}"
+            )
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return margin_cross_entropy(self.margins(forward))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, `[batch, classes - 1]`."""
+        return forward.mixed_margins(self.final_beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialCrossEntropy:
+    """Cross-entropy on attacked images (arXiv:1706.06083), `[batch]`.
+
+    Attributes:
+        attack: such as `attacks.pgd.PGD`: `(logits_fn, region, labels, seed)` to
+            images.
+    """
+
+    attack: Callable
+    name: str = "adversarial_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(
+            forward.labels, forward.attacked_logits(self.attack)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class L1Penalty:
+    """The sum of all magnitudes of kernels and scales, no biases; `[batch]`, equal."""
+
+    name: str = "l1_penalty"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        sums = [
+            tf.reduce_sum(tf.abs(tf.convert_to_tensor(variable)))
+            for node in forward.graph.nodes
+            for variable in node.layer.trainable_variables
+            if variable.name not in ("bias", "beta")
+        ]
+        if not sums:
+            raise InputError("An `L1Penalty` needs a model with kernels.")
+        return tf.fill(tf.shape(forward.labels), tf.add_n(sums))
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowsRadius:
+    """A weight that goes from `initial` to `final` as the radius reaches its target."""
+
+    initial: float
+    final: float
+
+    def __call__(self, ramp: tf.Tensor) -> tf.Tensor:
+        return self.initial + ramp * (self.final - self.initial)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum:
+    """`sum_i weights_i * terms_i`, `[batch]`.
+
+    Attributes:
+        terms: with different names.
+        weights: one for each term: a number, or a function of the ramp of the radius,
+            such as `FollowsRadius`.
+    """
+
+    terms: tuple
+    weights: tuple
+
+    def __post_init__(self):
+        names = [term.name for term in self.terms]
+        if not names or len(set(names)) < len(names):
+            raise InputError(
+                "An objective needs at least one term, and one name for each. "
+                f"Received: {names}"
+            )
+        if len(self.weights) != len(names):
+            raise InputError(
+                f"An objective needs one weight for each of its {len(names)} terms "
+                f"{names}. Received: {len(self.weights)} weights"
+            )
+
+    def __call__(self, forward: CertifiedForward):
+        """Returns the loss of each example, and the terms by name, for logs."""
+        parts = {term.name: term(forward) for term in self.terms}
+        weights = [w(forward.ramp) if callable(w) else w for w in self.weights]
+        pairs = zip(weights, parts.values(), strict=True)
+        return tf.add_n([tf.cast(w, part.dtype) * part for w, part in pairs]), parts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the terms, in order."""
+        return tuple(term.name for term in self.terms)
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor | None:
+        """The margins that the first certified term proves; None without one."""
+        for term in self.terms:
+            if hasattr(term, "margins"):
+                return term.margins(forward)
+        return None
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether a term proves margins."""
+        return any(hasattr(term, "margins") for term in self.terms)
+
+
+def robust_natural(final_kappa: float = 0.5, final_beta: float | None = 0.0):
+    """`(1 - kappa) * certified + kappa * standard` (arXiv:1906.06316, section 4).
+
+    Args:
+        final_kappa: kappa follows the radius from 1 to this.
+        final_beta: weight of CROWN-IBP at the end; None for IBP alone.
+    """
+    return WeightedSum(
+        (_certified(final_beta), StandardCrossEntropy()),
+        (FollowsRadius(0.0, 1.0 - final_kappa), FollowsRadius(1.0, final_kappa)),
+    )
+
+
+def robust(final_beta: float | None = 0.0):
+    """The certified loss alone; `final_beta` as in `robust_natural`."""
+    return WeightedSum((_certified(final_beta),), (1.0,))
+
+
+def natural():
+    """The standard loss alone."""
+    return WeightedSum((StandardCrossEntropy(),), (1.0,))
+
+
+def margin_cross_entropy(margins: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy where each other class lies `margins` below the label, `[batch]`.
+
+    Args:
+        margins: lower bounds of `z_label - z_other`, `[batch, classes - 1]`.
+    """
+    own = tf.zeros_like(margins[:, :1])
+    return tf.reduce_logsumexp(tf.concat([own, -margins], -1), -1)
+
+
+def is_verified(margins: tf.Tensor) -> tf.Tensor:
+    """1.0 where all margins are proved positive, `[batch]`; a tie is not."""
+    return tf.cast(tf.reduce_all(margins > 0.0, -1), tf.float32)
+
+
+def _certified(final_beta):
+    if final_beta is None:
+        return IntervalCrossEntropy()
+    return CrownIbpCrossEntropy(final_beta)

@@ -1,0 +1,172 @@
+"""A `keras.Model` whose `fit` minimises a certified objective."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from robust_tf.errors import InputError
+from robust_tf.graph import BoundGraph
+from robust_tf.objectives.forward import CertifiedForward
+from robust_tf.objectives.terms import WeightedSum
+from robust_tf.objectives.terms import is_verified
+from robust_tf.regions import LpBall
+from robust_tf.training.gradients import clip_across_replicas
+
+
+@dataclasses.dataclass(frozen=True)
+class Threat:
+    """What a classifier is trained and measured against.
+
+    Attributes:
+        epsilon: the target radius, in pixels in [0, 1].
+        norm: "inf", or the p of an Lp norm.
+        valid_range: lowest and highest value of a pixel, or None for no clipping.
+    """
+
+    epsilon: float
+    norm: str | float = "inf"
+    valid_range: tuple[float, float] | None = (0.0, 1.0)
+
+    def __post_init__(self):
+        LpBall(tf.zeros([1, 1]), self.epsilon, self.norm, None)  # Checks both.
+
+    def region(self, images: tf.Tensor, ramp=1.0) -> LpBall:
+        """The ball of a share `ramp` of the target radius around each image."""
+        radius = tf.cast(ramp * self.epsilon, images.dtype)
+        return LpBall(images, radius, self.norm, self.valid_range)
+
+
+class CertifiedModel(keras.Model):
+    """Trains `classifier` through `compile` and `fit`; save that, not this wrapper.
+
+    Args:
+        classifier: from `robust_tf.convert`, or built of `robust_tf.layers`.
+        objective: loss of each example over one shared forward pass.
+        threat: the perturbations at the end of the ramp.
+        ramp: share of the target radius as a function of the optimizer step, such as
+            `schedules.LinearRamp`.
+        max_gradient_norm: clips the norm of the whole batch's gradient; None: not.
+        micro_batches: parts that a batch is worked through in, one after the other;
+            their gradients are averaged, and applied once.
+        relaxation: lower slopes of backward passes in training.
+        seed: of the attacks.
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        objective: WeightedSum,
+        threat: Threat,
+        ramp: Callable,
+        *,
+        max_gradient_norm: float | None = None,
+        micro_batches: int = 1,
+        relaxation: str = "adaptive",
+        seed: int = 0,
+    ):
+        super().__init__()
+        if micro_batches < 1:
+            raise InputError(
+                f"`micro_batches` must be at least 1. Received: {micro_batches}"
+            )
+        self.classifier = classifier
+        self.graph = BoundGraph.from_model(classifier)
+        self.objective = objective
+        self.threat = threat
+        self.ramp = ramp
+        self.max_gradient_norm = max_gradient_norm
+        self.micro_batches = micro_batches
+        self.relaxation = relaxation
+        self.seed = seed
+        names = ["loss", *objective.names, "clean_accuracy", "certified_accuracy"]
+        if not objective.is_certified:
+            names.remove("certified_accuracy")
+        self._means = {name: keras.metrics.Mean(name=name) for name in names}
+        self._means["epsilon"] = keras.metrics.Mean(name="epsilon")
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.classifier(images, training=training)
+
+    @property
+    def metrics(self):
+        return list(self._means.values())
+
+    def train_step(self, data):
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        variables = self.classifier.trainable_variables
+        step = self.optimizer.iterations
+        total = None
+        for number, part in enumerate(self._split(images, labels)):
+            with tf.GradientTape() as tape:
+                forward = self._forward(*part, self.ramp(step), step, number)
+                losses, parts = self.objective(forward)
+                # Over the global batch: `optimizer.apply` sums over replicas.
+                loss = tf.nn.compute_average_loss(losses) / self.micro_batches
+            gradients = tape.gradient(loss, variables)
+            self._update(forward, losses, parts)
+            total = gradients if total is None else _sum(total, gradients)
+        if self.max_gradient_norm is not None:
+            total = clip_across_replicas(total, self.max_gradient_norm)
+        self.optimizer.apply(total, variables)
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        """Measures at the target radius, with moving statistics."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        step = tf.constant(0, tf.int64)
+        forward = self._forward(images, labels, 1.0, step, 0, training=False)
+        losses, parts = self.objective(forward)
+        self._update(forward, losses, parts, weights)
+        return self.get_metrics_result()
+
+    def _split(self, images, labels):
+        if self.micro_batches == 1:
+            return [(images, labels)]
+        size = images.shape[0]
+        if size is None or size % self.micro_batches:
+            raise InputError(
+                f"Batches must be of one size, a multiple of {self.micro_batches} "
+                f"micro-batches. Received: {size}. Batch with `drop_remainder=True`."
+            )
+        parts = (tf.split(tensor, self.micro_batches) for tensor in (images, labels))
+        return list(zip(*parts, strict=True))
+
+    def _forward(self, images, labels, ramp, step, number, training=True):
+        ramp = tf.cast(ramp, images.dtype)
+        return CertifiedForward(
+            graph=self.graph,
+            images=images,
+            labels=tf.cast(labels, tf.int32),
+            region=self.threat.region(images, ramp),
+            ramp=ramp,
+            seed=self._seed(step, number),
+            training=training,
+            relaxation=self.relaxation,
+        )
+
+    def _seed(self, step, number):
+        """Another one for each step, micro-batch and replica."""
+        context = tf.distribute.get_replica_context()
+        replica = 0 if context is None else context.replica_id_in_sync_group
+        seed = tf.stack([tf.cast(self.seed, tf.int64), tf.cast(step, tf.int64)])
+        fold = tf.random.experimental.stateless_fold_in
+        return fold(fold(seed, tf.cast(replica, tf.int64)), number)
+
+    def _update(self, forward, losses, parts, weights=None):
+        values = dict(parts, loss=losses, clean_accuracy=forward.is_correct)
+        if self.objective.is_certified:
+            margins = self.objective.margins(forward)
+            values["certified_accuracy"] = is_verified(margins)
+        for name, value in values.items():  # One `Mean` for every name.
+            self._means[name].update_state(value, weights)
+        self._means["epsilon"].update_state(forward.epsilon)
+
+
+def _sum(first, second):
+    return [
+        one if other is None else one + other
+        for one, other in zip(first, second, strict=True)
+    ]

@@ -1,0 +1,91 @@
+"""Schedules against the golden values of `golden_bounds.json`, case I."""
+
+import keras
+import pytest
+import tensorflow as tf
+
+from robust_tf import schedules
+from robust_tf.errors import InputError
+from robust_tf.objectives.terms import FollowsRadius
+from tests import golden_cases
+
+GOLDEN = golden_cases.cases()["I_schedules"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["eps"], ids=lambda case: case["name"])
+def test_radius(case):
+    kind = {"linear": schedules.LinearRamp, "smoothed": schedules.SmoothedRamp}
+    ramp = kind[case["schedule_type"]](
+        start=case["schedule_start"],
+        length=case["schedule_length"] - 1,
+        final=case["final_eps"],
+        steps_per_epoch=case["steps_per_epoch"],
+    )
+    for row in case["values"]:
+        step = row["epoch"] * case["steps_per_epoch"] + row["batch"]
+        assert float(ramp(tf.constant(step))) == pytest.approx(
+            row["eps"], rel=1e-5, abs=1e-7
+        ), row
+
+
+@pytest.mark.parametrize("case", GOLDEN["lr_step"], ids=lambda case: case["name"])
+def test_learning_rate(case):
+    decay = schedules.StepDecay(
+        case["lr"],
+        case["factor"],
+        start=case["schedule_start"] + case["schedule_length"] - 1,
+        every=case["lr_decay_step"],
+        steps_per_epoch=7,
+    )
+    for row in case["values"]:
+        for step in (7 * row["epoch"], 7 * row["epoch"] + 6):
+            assert float(decay(tf.constant(step))) == pytest.approx(row["lr"], rel=1e-6)
+
+
+@pytest.mark.parametrize("row", GOLDEN["kappa_beta"], ids=str)
+def test_kappa_and_beta_follow_the_radius(row):
+    weight = FollowsRadius(1.0, row["final"])
+    assert float(weight(row["eps"] / row["max_eps"])) == pytest.approx(row["value"])
+
+
+def test_milestones():
+    rate = schedules.MilestoneDecay(1.0, 0.1, (2, 4), steps_per_epoch=5)
+    values = [float(rate(tf.constant(step))) for step in (0, 9, 10, 19, 20, 99)]
+    assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_slopes_meet_in_the_smoothed_ramp():
+    ramp = schedules.SmoothedRamp(0, 400)
+    values = [float(ramp(tf.constant(step))) for step in range(98, 104)]
+    slopes = [after - before for before, after in zip(values, values[1:], strict=False)]
+    assert max(slopes) / min(slopes) < 1.07
+    assert float(ramp(tf.constant(0))) == 0.0
+    assert float(ramp(tf.constant(400))) == 1.0
+
+
+def test_a_ramp_of_length_zero_jumps():
+    for kind in (schedules.LinearRamp, schedules.SmoothedRamp):
+        ramp = kind(start=2, length=0, steps_per_epoch=3)
+        assert [float(ramp(tf.constant(step))) for step in (5, 6)] == [0.0, 1.0]
+
+
+def test_rate_survives_serialisation():
+    rate = schedules.ScheduledRate(schedules.StepDecay(0.5, start=1, every=2))
+    config = keras.saving.serialize_keras_object(rate)
+    copy = keras.saving.deserialize_keras_object(config)
+    for step in range(6):
+        assert float(copy(tf.constant(step))) == float(rate(tf.constant(step)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: schedules.LinearRamp(start=-1),
+        lambda: schedules.SmoothedRamp(length=-1),
+        lambda: schedules.SmoothedRamp(middle=0.0),
+        lambda: schedules.StepDecay(1.0, every=0),
+    ],
+)
+def test_impossible_times_are_refused(make):
+    with pytest.raises(InputError, match="Received"):
+        make()
