@@ -77,21 +77,32 @@ def _peak_memory_mib():
     return kib / (1024**2 if sys.platform == "darwin" else 1024)
 
 
+_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    # Idle threads of OpenMP (PyTorch) spin by default: processor time for nothing, and
+    # a step many times longer where another program holds a core.
+    "OMP_WAIT_POLICY": "passive",
+    # Keeps freed memory: without it both sides fault in every large tensor anew.
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+}
+
+
 class Side:
     """A contestant's process, seen from the driver.
 
     Args:
         python: the interpreter that has the side's packages.
-        module: the module to run, such as "benchmarks.torch_side".
+        module: the module to run and its arguments, such as
+            `("benchmarks.torch_side", "patches")`.
         directory: the repository's root.
     """
 
-    def __init__(self, python: str, module: str, directory: str):
-        self.module = module
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    def __init__(self, python: str, module: tuple, directory: str):
+        self.name = " ".join(module)
+        environment = {**_ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
         self._process = subprocess.Popen(
-            [python, "-m", module],
+            [python, "-m", *module],
             cwd=directory,
             env=environment,
             stdin=subprocess.PIPE,
@@ -115,7 +126,7 @@ class Side:
             line = ""
         if not line:
             raise ContestantError(
-                f"{self.module} ended during {command!r} with exit status "
+                f"{self.name} ended during {command!r} with exit status "
                 f"{self._process.wait()}. Its message stands above."
             )
         return json.loads(line)

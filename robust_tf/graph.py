@@ -80,6 +80,11 @@ class BoundGraph:
             )
         if not hasattr(model, "operations"):  # Opens a Sequential.
             model = keras.Model(model.inputs, model.outputs)
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise InputError(
+                "A classifier has one input and one output. Received: model "
+                f"'{model.name}' with {len(model.inputs)} and {len(model.outputs)}"
+            )
         edges, nodes = {id(model.inputs[0]): 0}, []
         shapes = [tuple(model.inputs[0].shape[1:])]
         for layer in model.operations:

@@ -131,15 +131,9 @@ class LpBall(Region):
 
     def __init__(self, x, radius, norm="inf", valid_range=(0.0, 1.0)):
         x = as_batch(x, "x")
-        radius = tf.convert_to_tensor(radius, dtype_hint=x.dtype)
-        radius = tf.cast(radius, x.dtype)
+        radius = _as_radius(radius, x)
         self.norm = parse_norm(norm)
         self.valid_range = _checked_range(valid_range)
-        if radius.shape.rank not in (0, 1):
-            raise InputError(
-                "`radius` must be a scalar or one number for each example. "
-                f"Received: shape {radius.shape}"
-            )
         if is_eager(x, radius):
             self._check_values(x.numpy(), radius.numpy())
         self.x, self.radius = x, radius
@@ -175,8 +169,9 @@ class LpBall(Region):
         region.x, region.radius = function(self.x), self.radius
         region._box = self.box.map(function)
         if self.radius.shape.rank == 1:
-            copies = tf.shape(region.x)[0] // tf.shape(self.x)[0]
-            region.radius = tf.repeat(self.radius, copies)
+            batch = tf.shape(self.x)[0]
+            radii = tf.broadcast_to(self.radius, [batch])  # One may serve them all.
+            region.radius = tf.repeat(radii, tf.shape(region.x)[0] // batch)
         return region
 
     def _aligned(self, rank: int) -> tf.Tensor:
@@ -190,11 +185,6 @@ class LpBall(Region):
             raise InputError(
                 "`radius` must be finite and at least 0. Received: "
                 f"{radius.min() if np.isfinite(radius).all() else radius}"
-            )
-        if radius.ndim and len(radius) not in (1, len(x)):
-            raise InputError(
-                f"`radius` must hold one number for each of the {len(x)} examples. "
-                f"Received: {len(radius)}"
             )
         low, high = self.valid_range or (0.0, 1.0)
         widest = max(1.0, high - low)
@@ -262,11 +252,11 @@ def as_batch(values, name: str, dtype=None) -> tf.Tensor:
     Raises:
         InputError: for integers, a missing batch axis, or (eagerly) NaN or infinity.
     """
-    tensor = tf.convert_to_tensor(values)
-    if not tensor.dtype.is_floating:
+    tensor = as_tensor(values, name)
+    if tensor.dtype not in (tf.float32, tf.float64):
         raise InputError(
-            f"`{name}` must be floating point. Received: {tensor.dtype.name}. Divide "
-            "pixels from 0 to 255 by 255, in float32 or float64."
+            f"`{name}` must be floating point, float32 or float64. Received: "
+            f"{tensor.dtype.name}. Divide pixels from 0 to 255 by 255, in one of those."
         )
     if dtype is not None and tensor.dtype != dtype:
         raise InputError(
@@ -287,11 +277,47 @@ def as_batch(values, name: str, dtype=None) -> tf.Tensor:
     return tensor
 
 
+def as_tensor(values, name: str, dtype_hint=None) -> tf.Tensor:
+    """Returns `values` as a tensor.
+
+    Raises:
+        InputError: where they are no array of one shape.
+    """
+    try:
+        return tf.convert_to_tensor(values, dtype_hint=dtype_hint)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`{name}` must be a tensor, an array or nested lists of one shape. "
+            f"Received: {type(values).__name__} ({error})"
+        ) from error
+
+
 def is_eager(*tensors) -> bool:
     """Whether all values are at hand, so that they can be checked."""
     return all(isinstance(t, tf.Tensor) and hasattr(t, "numpy") for t in tensors) and (
         tf.executing_eagerly()
     )
+
+
+def _as_radius(radius, x):
+    """The radius in the type of `x`, a scalar or `[batch or 1]`."""
+    radius = as_tensor(radius, "radius", dtype_hint=x.dtype)
+    if not (radius.dtype.is_floating or radius.dtype.is_integer):
+        raise InputError(
+            f"`radius` must be a number. Received: {radius.dtype.name}"
+        )
+    if radius.shape.rank not in (0, 1):
+        raise InputError(
+            "`radius` must be a scalar or one number for each example. "
+            f"Received: shape {radius.shape}"
+        )
+    examples, count = x.shape[0], radius.shape[0] if radius.shape.rank else 1
+    if None not in (examples, count) and count not in (1, examples):
+        raise InputError(
+            f"`radius` must hold one number for each of the {examples} examples. "
+            f"Received: {count}"
+        )
+    return tf.cast(radius, x.dtype)
 
 
 def _checked_range(valid_range):
@@ -316,10 +342,14 @@ def _dual_norm(rows, norm):
         return tf.reduce_max(magnitudes, -1)
     power = 1.0 / (1.0 - 1.0 / norm)
     if power == 2.0:
-        total, root = tf.reduce_sum(tf.square(rows), -1), tf.sqrt
-    else:
-        power = tf.constant(power, rows.dtype)
-        total = tf.reduce_sum(magnitudes**power, -1)
-        root = lambda value: value ** (1.0 / power)  # noqa: E731
-    is_positive = total > 0.0
-    return tf.where(is_positive, root(tf.where(is_positive, total, 1.0)), 0.0)
+        total = tf.reduce_sum(tf.square(rows), -1)
+        is_positive = total > 0.0
+        return tf.where(is_positive, tf.sqrt(tf.where(is_positive, total, 1.0)), 0.0)
+    # Powers of small entries would underflow, and the norm come out too small, so
+    # they are taken of entries over the greatest. A norm's gradient ignores the unit.
+    power = tf.constant(power, rows.dtype)
+    unit = tf.stop_gradient(tf.reduce_max(magnitudes, -1, keepdims=True))
+    is_positive = unit > 0.0
+    relative = tf.where(is_positive, magnitudes / tf.where(is_positive, unit, 1.0), 1.0)
+    lengths = unit * tf.reduce_sum(relative**power, -1, keepdims=True) ** (1.0 / power)
+    return lengths[..., 0]

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from robust_tf.errors import InputError
+from robust_tf.regions import as_tensor
 from robust_tf.regions import is_eager
 
 
@@ -32,14 +33,13 @@ def checked_labels(labels, num_classes: int) -> tf.Tensor:
     """Returns labels as an integer tensor `[batch]`, or says what is wrong."""
     if num_classes < 2:
         raise InputError(f"There must be at least 2 classes. Received: {num_classes}")
-    labels = tf.convert_to_tensor(labels)
+    labels = as_tensor(labels, "labels")
     if not labels.dtype.is_integer or labels.shape.rank != 1:
         raise InputError(
             "Labels must be integer class indices of shape [batch]. Received: "
             f"{labels.dtype.name} of shape {labels.shape}. Take the argmax of one-hot "
             "labels."
         )
-    labels = tf.cast(labels, tf.int32)
     if is_eager(labels) and labels.shape[0]:
         values = labels.numpy()
         if values.min() < 0 or values.max() >= num_classes:
@@ -48,4 +48,4 @@ def checked_labels(labels, num_classes: int) -> tf.Tensor:
                 f"Labels must lie in 0..{num_classes - 1} for {num_classes} classes. "
                 f"Received: {wrong}"
             )
-    return labels
+    return tf.cast(labels, tf.int32)

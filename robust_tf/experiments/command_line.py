@@ -21,52 +21,44 @@ from robust_tf.errors import InputError
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # What shells report for a process that Ctrl-C has ended.
 
+_REPEATED = {
+    "gin_file": (
+        "A gin file with the configuration, such as gin_configs/experiments/NAME.gin. "
+        "Repeat the flag for more; later files win."
+    ),
+    "gin_param": (
+        "One binding, NAME=value, that wins over the files. Repeat the flag for more; "
+        "later ones win."
+    ),
+}
+_STRINGS = {
+    "workdir": "The folder that holds all that the run writes.",
+    "data_dir": "The folder of TensorFlow Datasets to read from.",
+    "epsilon": (
+        "Radius of the perturbations, in pixel values in [0, 1]: a number or a "
+        "fraction, such as 0.1 or 8/255. Default: the configuration's."
+    ),
+    "norm": (
+        "Norm of the perturbations: inf, or a number of at least 1. Default: the "
+        "configuration's."
+    ),
+}
+
 # `--help` shows the flags below as those of the program that asks for them.
 flags.disclaim_key_flags()
 
 
 def define_common_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags that all programs understand alike."""
-    options = {"flag_values": flag_values}
-    flags.DEFINE_multi_string(
-        "gin_file",
-        [],
-        "A gin file with the configuration, such as "
-        "gin_configs/experiments/NAME.gin. Repeat the flag for more; later files win.",
-        **options,
-    )
-    flags.DEFINE_multi_string(
-        "gin_param",
-        [],
-        "One binding, NAME=value, that wins over the files. Repeat the flag for more; "
-        "later ones win.",
-        **options,
-    )
-    flags.DEFINE_string(
-        "workdir", None, "The folder that holds all that the run writes.", **options
-    )
-    flags.DEFINE_string(
-        "data_dir", None, "The folder of TensorFlow Datasets to read from.", **options
-    )
+    for name, meaning in _REPEATED.items():
+        flags.DEFINE_multi_string(name, [], meaning, flag_values=flag_values)
+    for name, meaning in _STRINGS.items():
+        flags.DEFINE_string(name, None, meaning, flag_values=flag_values)
     flags.DEFINE_integer(
         "seed",
         None,
         "Seed of all that is random. Default: the configuration's.",
-        **options,
-    )
-    flags.DEFINE_string(
-        "epsilon",
-        None,
-        "Radius of the perturbations, in pixel values in [0, 1]: a number or a "
-        "fraction, such as 0.1 or 8/255. Default: the configuration's.",
-        **options,
-    )
-    flags.DEFINE_string(
-        "norm",
-        None,
-        "Norm of the perturbations: inf, or a number of at least 1. Default: the "
-        "configuration's.",
-        **options,
+        flag_values=flag_values,
     )
 
 

@@ -12,6 +12,7 @@ from robust_tf.layers.base import Relaxation
 # Lower slopes of the unstable neurons of piecewise linear activations.
 RELAXATIONS = ("adaptive", "same-slope", "zero-lb", "one-lb")
 _BISECTIONS = 12
+_TINY = 1e-37  # The least number that float32 holds at full precision, about.
 
 
 class _TwoPieces(ElementwiseLayer):
@@ -197,8 +198,10 @@ class Sigmoid(_Sigmoidal, keras.layers.Layer):
         return tf.sigmoid(values) * tf.sigmoid(-values)
 
     def _stationary(self, slope):
+        # From `(1 + root) (1 - root) = 4 slope`: `1 - root` itself would cancel.
         root = tf.sqrt(tf.maximum(1.0 - 4.0 * slope, 0.0))
-        point = tf.math.log1p(root) - tf.math.log(tf.maximum(1.0 - root, 1e-30))
+        scaled = tf.maximum(4.0 * slope, _TINY)
+        point = 2.0 * tf.math.log1p(root) - tf.math.log(scaled)
         return point, -point
 
 
@@ -216,8 +219,9 @@ class Tanh(_Sigmoidal, keras.layers.Layer):
         return 1.0 - tf.square(tf.tanh(values))
 
     def _stationary(self, slope):
+        # From `(1 + root) (1 - root) = slope`, as for the sigmoid.
         root = tf.sqrt(tf.clip_by_value(1.0 - slope, 0.0, 1.0))
-        point = (tf.math.log1p(root) - tf.math.log(tf.maximum(1.0 - root, 1e-30))) / 2.0
+        point = tf.math.log1p(root) - tf.math.log(tf.maximum(slope, _TINY)) / 2.0
         return point, -point
 
 
@@ -235,8 +239,8 @@ class Softplus(_Convex, keras.layers.Layer):
         return tf.sigmoid(values)
 
     def _stationary(self, slope):
-        slope = tf.clip_by_value(slope, 1e-30, 1.0)
-        rest = tf.maximum(1.0 - slope, 1e-30)
+        slope = tf.clip_by_value(slope, _TINY, 1.0)
+        rest = tf.maximum(1.0 - slope, _TINY)
         return (tf.math.log(slope) - tf.math.log(rest),)
 
 
@@ -264,7 +268,7 @@ class ELU(_Convex, keras.layers.ELU):
         kink = tf.zeros_like(slope)
         if self.alpha == 0.0:
             return (kink,)
-        return kink, tf.math.log(tf.maximum(slope / self.alpha, 1e-30))
+        return kink, tf.math.log(tf.maximum(slope / self.alpha, _TINY))
 
 
 def _check_leak(layer, leak):

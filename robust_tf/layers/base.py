@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
 from robust_tf.bounds import contract
+from robust_tf.errors import InputError
 from robust_tf.layers.windows import Window
 
 
@@ -20,11 +22,30 @@ class BoundLayer:
             no bounds, only shapes.
         has_lower_slope: the backward rule takes `relaxation` and `lower_slope`.
         has_moments: the rules take `moments`, the statistics of a batch.
+
+    Raises:
+        InputError: for settings that no rule covers: an activation inside the layer,
+            channels first.
     """
 
     is_affine = False
     has_lower_slope = False
     has_moments = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        activation = getattr(self, "activation", None)
+        if activation not in (None, keras.activations.linear):
+            raise InputError(
+                f"Layer '{self.name}' ({type(self).__name__}) has bound rules without "
+                f"an activation only. Received: activation={activation}. Add it as a "
+                "layer of its own."
+            )
+        if getattr(self, "data_format", None) == "channels_first":
+            raise InputError(
+                f"Layer '{self.name}' ({type(self).__name__}) has bound rules for "
+                "channels last only. Received: data_format='channels_first'"
+            )
 
     def propagate_interval(self, *inputs: IntervalBound) -> IntervalBound:
         """Bounds the layer's output from bounds on its inputs."""

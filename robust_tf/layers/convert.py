@@ -67,6 +67,8 @@ _ACTIVATIONS = {
     keras.activations.softplus: activations.Softplus,
     keras.activations.tanh: activations.Tanh,
 }
+# Layers that apply one of these functions.
+_FUNCTION_LAYERS = (keras.layers.Activation, keras.layers.Softmax)
 _ACTIVATION_NOTE = (
     "relu, leaky_relu, elu, sigmoid, tanh, softplus, linear; a softmax is dropped at "
     "the end of a model, and refused elsewhere"
@@ -182,7 +184,8 @@ def _sharing_problem(layer) -> str | None:
 def _problem(layer) -> str | None:
     """Why a layer cannot be converted; None if it can."""
     if isinstance(layer, keras.layers.Softmax):
-        return None  # Whether it is the last one is seen when the model is rebuilt.
+        # Whether it is the last layer is seen when the model is rebuilt.
+        return None if layer.axis in (-1, 1) else f"axis={layer.axis}"
     if isinstance(layer, keras.layers.Activation):
         return _activation_problem(layer.activation)
     if not isinstance(layer, keras.layers.Layer):
@@ -201,11 +204,24 @@ def _problem(layer) -> str | None:
         shapes = {tuple(t.shape[1:]) for t in keras.tree.flatten(layer.input)}
         if len(shapes) > 1:
             return f"broadcasts inputs of shapes {sorted(shapes)}"
+    return _parameter_problem(layer) or _activation_problem(
+        getattr(layer, "activation", None)
+    )
+
+
+def _parameter_problem(layer) -> str | None:
     if isinstance(layer, keras.layers.ReLU) and (
         layer.max_value is not None or layer.threshold
     ):
         return f"max_value={layer.max_value}, threshold={layer.threshold}"
-    return _activation_problem(getattr(layer, "activation", None))
+    if isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU)):
+        if not 0.0 <= float(layer.negative_slope) <= 1.0:
+            return f"negative_slope={layer.negative_slope}; only 0 to 1 is supported"
+    if isinstance(layer, keras.layers.ELU) and not layer.alpha >= 0.0:
+        return f"alpha={layer.alpha}; only 0 and above is supported"
+    if isinstance(layer, keras.layers.Concatenate) and layer.axis == 0:
+        return "axis=0 joins examples"
+    return None
 
 
 _SAME_SHAPES = (keras.layers.Add, keras.layers.Subtract, keras.layers.Average)
@@ -261,7 +277,7 @@ class _Rebuilder:
         """Replays a model's calls on a tensor of the new graph."""
         clone = keras.models.clone_model(
             _opened(model),
-            input_tensors=tensor,
+            input_tensors=[tensor],
             clone_function=lambda layer: layer,
             call_function=self._call,
         )
@@ -281,7 +297,7 @@ class _Rebuilder:
         self._refuse_inner_softmax(tensors)
         if isinstance(layer, keras.Model):
             return self._inline(layer, tensors)
-        if isinstance(layer, (keras.layers.Softmax, keras.layers.Activation)):
+        if isinstance(layer, _FUNCTION_LAYERS):
             return self._activate(layer.name, _function_of(layer), tensors)
         return self._replace(layer, tensors)
 
@@ -309,6 +325,8 @@ class _Rebuilder:
             output = keras.layers.Identity(name=self._unique(name))(tensor)
             self._softmax[id(output)] = (name, tensor)
             return output
+        if isinstance(function, _FUNCTION_LAYERS):
+            return self._activate(name, _function_of(function), tensor)
         if isinstance(function, keras.layers.Layer):
             return self._replace(function, tensor)
         return _ACTIVATIONS[function](name=self._unique(name))(tensor)

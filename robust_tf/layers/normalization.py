@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
 from robust_tf.layers.base import ElementwiseLayer
 from robust_tf.layers.base import Relaxation
 from robust_tf.layers.base import weight
@@ -50,6 +51,14 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
     """
 
     has_moments = True
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise InputError(
+                f"Layer '{self.name}' (BatchNormalization) has bound rules for the "
+                f"last axis only. Received: axis={self.axis}"
+            )
 
     def moments(self, inputs: tf.Tensor) -> Moments:
         """Returns the statistics of a batch, over all replicas."""

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
 from robust_tf.layers.base import BoundLayer
 from robust_tf.layers.base import no_constant
 
@@ -191,7 +192,7 @@ class Concatenate(BoundLayer, keras.layers.Concatenate):
 def _refuse_broadcast(layer, inputs):
     shapes = {tuple(bound.shape[1:]) for bound in inputs}
     if len(shapes) > 1:
-        raise NotImplementedError(
+        raise InputError(
             f"Layer '{layer.name}' ({type(layer).__name__}) merges inputs of one shape "
             f"only. Received: {sorted(shapes)}. Bring them to one shape first."
         )

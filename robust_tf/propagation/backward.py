@@ -64,6 +64,8 @@ def backward_interval(
         Bounds on the edge, `[batch, *shape]`.
     """
     windows = _plan_windows(graph, edge)
+    if windows and not _is_less_work(graph, windows):
+        windows = None
     task = _WindowRows if windows else _DenseRows
     rows = task(graph, edge, region, bounds, choices, windows)
     chunk = _chunk_size(rows, memory_budget_mb)
@@ -196,8 +198,8 @@ class _WindowRows(_Rows):
 def _plan_windows(graph, edge) -> dict[int, Window] | None:
     """The window of each edge that the neurons of `edge` see.
 
-    None where a layer on the way has no patch form, where windows of branches do not
-    fit on one another, or where whole images are less work.
+    None where a layer on the way has no patch form, or where windows of branches do
+    not fit on one another.
     """
     if len(graph.shapes[edge]) != 3:
         return None
@@ -217,9 +219,14 @@ def _plan_windows(graph, edge) -> dict[int, Window] | None:
             if other.stride != window.stride:
                 return None
             windows[source] = window.union(other)
+    return windows
+
+
+def _is_less_work(graph, windows) -> bool:
+    """Whether windows hold fewer entries than whole images."""
     by_window = sum(_size(w.size) * graph.shapes[e][-1] for e, w in windows.items())
     by_image = sum(_size(graph.shapes[e]) for e in windows)
-    return windows if by_window < by_image else None
+    return by_window < by_image
 
 
 def _chunk_size(rows, memory_budget_mb):

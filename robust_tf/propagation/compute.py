@@ -1,6 +1,7 @@
 """The bounds of a classifier's outputs over a set of inputs."""
 
 import dataclasses
+import numbers
 
 import keras
 import tensorflow as tf
@@ -16,6 +17,7 @@ from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
 from robust_tf.regions import Region
+from robust_tf.regions import as_tensor
 from robust_tf.regions import is_eager
 
 METHODS = ("ibp", "crown-ibp", "crown")
@@ -130,9 +132,10 @@ def _query(
     _check_weights(graph)
     if memory_budget_mb is None:
         memory_budget_mb = DEFAULT_MEMORY_BUDGET_MB
-    if not memory_budget_mb > 0:
+    if not isinstance(memory_budget_mb, numbers.Real) or not memory_budget_mb > 0:
         raise InputError(
-            f"`memory_budget_mb` must be positive. Received: {memory_budget_mb}"
+            f"`memory_budget_mb` must be a positive number. Received: "
+            f"{memory_budget_mb!r}"
         )
     keeps_best = relaxation == "best"
     return _Query(
@@ -191,7 +194,8 @@ def _rows(graph, region, specification) -> tf.Tensor:
     (classes,) = graph.shapes[graph.output]
     if specification is None:
         return tf.eye(classes, dtype=region.dtype)[None]
-    rows = tf.cast(tf.convert_to_tensor(specification), region.dtype)
+    rows = as_tensor(specification, "specification", dtype_hint=region.dtype)
+    rows = tf.cast(rows, region.dtype)
     if rows.shape.rank != 3 or rows.shape[-1] != classes:
         raise InputError(
             f"`specification` must be [batch, rows, {classes}], rows over the logits. "
@@ -203,4 +207,6 @@ def _rows(graph, region, specification) -> tf.Tensor:
             f"`specification` must have the batch size of the region, "
             f"{region.shape[0]}, or 1. Received: {rows.shape[0]}"
         )
+    if is_eager(rows) and not bool(tf.reduce_all(tf.math.is_finite(rows))):
+        raise InputError("`specification` must be finite. Received: NaN or infinity")
     return rows
