@@ -5,11 +5,11 @@ import tensorflow as tf
 
 import robust_tf as rt
 from benchmarks import workloads
-from robust_tf.graph import BoundGraph
-from robust_tf.graph import Choices
-from robust_tf.propagation.crown import crown_margins
-from robust_tf.propagation.interval import interval_bounds
-from robust_tf.propagation.interval import interval_margins
+from robust_tf import schedules
+from robust_tf.objectives import terms
+from robust_tf.objectives.forward import CertifiedForward
+from robust_tf.training.certified_model import CertifiedModel
+from robust_tf.training.certified_model import Threat
 
 
 def bounds(model: keras.Model, workload, images, labels) -> tuple:
@@ -39,7 +39,7 @@ def bounds(model: keras.Model, workload, images, labels) -> tuple:
 
 
 def training(model: keras.Model, workload, images, labels) -> tuple:
-    """Returns a training step, update included, and what has to agree.
+    """Returns a training step, update and metrics included, and what has to agree.
 
     Args:
         model: a converted model.
@@ -47,46 +47,43 @@ def training(model: keras.Model, workload, images, labels) -> tuple:
         images: `[batch, height, width, channels]`.
         labels: `[batch]`.
     """
-    graph = BoundGraph.from_model(model)
-    optimizer = keras.optimizers.Adam(
-        workloads.LEARNING_RATE, epsilon=workloads.ADAM_EPSILON
+    share = workloads.CROWN_SHARE if workload.kind == "crown_ibp" else None
+    objective = terms.robust_natural(workloads.NATURAL_SHARE, share)
+    threat = Threat(workload.epsilon)
+    trained = CertifiedModel(model, objective, threat, schedules.Constant(1.0))
+    trained.compile(
+        keras.optimizers.Adam(workloads.LEARNING_RATE, epsilon=workloads.ADAM_EPSILON),
+        jit_compile=False,
     )
-    optimizer.build(model.trainable_variables)
-
-    def forward():
-        logits, moments = graph.forward(images, training=True)
-        region, choices = rt.LpBall(images, workload.epsilon), Choices(moments=moments)
-        rows = rt.margin_specification(labels, workloads.NUM_CLASSES)
-        intervals = interval_bounds(graph, region, choices)
-        margins = interval_margins(graph, region, intervals, rows, choices)
-        if workload.kind == "crown_ibp":
-            crown = crown_margins(graph, region, intervals, rows, choices)
-            share = workloads.CROWN_SHARE
-            margins = share * crown + (1 - share) * margins
-        return logits, margins
+    trained.optimizer.build(model.trainable_variables)
+    train = tf.function(trained.train_step)
 
     @tf.function
-    def train():
-        with tf.GradientTape() as tape:
-            logits, margins = forward()
-            natural = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            own = tf.zeros_like(margins[:, :1])
-            robust = tf.reduce_logsumexp(tf.concat([own, -margins], 1), 1)
-            share = workloads.NATURAL_SHARE
-            loss = tf.reduce_mean(share * natural + (1 - share) * robust)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        return loss
+    def forward():
+        result = CertifiedForward(
+            graph=trained.graph,
+            images=images,
+            labels=tf.cast(labels, tf.int32),
+            region=threat.region(images),
+            ramp=tf.constant(1.0),
+            seed=tf.constant([0, 0], tf.int64),
+            training=True,
+        )
+        return result.logits, objective.margins(result)
 
     def step():
-        return float(train())
+        return float(train((images, labels))["loss"])
+
+    def loss_of_step():
+        trained.reset_metrics()  # The loss is a mean over steps.
+        return step()
 
     def verify():
-        logits, margins = tf.function(forward)()
+        logits, margins = forward()
         return {
             "logits": logits.numpy().tolist(),
             "margins": margins.numpy().tolist(),
-            "losses": [step() for _ in range(workloads.VERIFIED_STEPS)],
+            "losses": [loss_of_step() for _ in range(workloads.VERIFIED_STEPS)],
         }
 
     return step, verify

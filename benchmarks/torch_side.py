@@ -40,29 +40,25 @@ def prepare(name: str, threads: int, bound_layer) -> Contestant:
     chain = torch_forms.Chain(network, is_channels_last)
     box = torch_forms.box_around(images, workload.epsilon)
     if workload.is_training:
-        step, verify = _training(workload.kind, chain, images, labels, box)
+        bounds = _training_bounds(workload.kind, chain, images, labels, box)
+        step, verify = training(chain.parameters, bounds, labels)
     else:
         step, verify = _bounds(chain, labels, box, bound_layer)
     return Contestant(step, verify, versions)
 
 
-def _training(kind, chain, images, labels, box):
-    """A training step, update included, and what has to agree."""
-    optimizer = torch.optim.Adam(
-        chain.parameters,
-        lr=workloads.LEARNING_RATE,
-        eps=workloads.ADAM_EPSILON,
-        fused=True,
-    )
+def training(parameters, bounds, labels) -> tuple:
+    """Returns a training step, update included, and what has to agree.
 
-    def bounds():
-        logits, folded = chain.forward(images)
-        margins, before_relu = torch_forms.interval_margins(chain, box, folded, labels)
-        if kind == "crown_ibp":
-            crown = torch_forms.crown_margins(chain, box, before_relu, labels)
-            share = workloads.CROWN_SHARE
-            margins = share * crown + (1 - share) * margins
-        return logits, margins
+    Args:
+        parameters: tensors to train.
+        bounds: a function without arguments that returns logits and lower bounds of
+            the margins.
+        labels: `[batch]`.
+    """
+    optimizer = torch.optim.Adam(
+        parameters, lr=workloads.LEARNING_RATE, eps=workloads.ADAM_EPSILON, fused=True
+    )
 
     def step():
         logits, margins = bounds()
@@ -86,6 +82,21 @@ def _training(kind, chain, images, labels, box):
         }
 
     return step, verify
+
+
+def _training_bounds(kind, chain, images, labels, box):
+    """Logits and margins of a training step, as a function."""
+
+    def bounds():
+        logits, folded = chain.forward(images)
+        margins, before_relu = torch_forms.interval_margins(chain, box, folded, labels)
+        if kind == "crown_ibp":
+            crown = torch_forms.crown_margins(chain, box, before_relu, labels)
+            share = workloads.CROWN_SHARE
+            margins = share * crown + (1 - share) * margins
+        return logits, margins
+
+    return bounds
 
 
 def _bounds(chain, labels, box, bound_layer):

@@ -1,6 +1,7 @@
 """Input sets over which bounds hold: Lp balls and boxes."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -214,6 +215,29 @@ class LpBall(Region):
         return region
 
 
+@dataclasses.dataclass(frozen=True)
+class Threat:
+    """What a classifier is trained and measured against.
+
+    Attributes:
+        epsilon: the target radius, in pixels in [0, 1].
+        norm: "inf", or the p of an Lp norm.
+        valid_range: lowest and highest value of a pixel, or None for no clipping.
+    """
+
+    epsilon: float
+    norm: str | float = "inf"
+    valid_range: tuple[float, float] | None = (0.0, 1.0)
+
+    def __post_init__(self):
+        LpBall(tf.zeros([1, 1]), self.epsilon, self.norm, None)  # Checks both.
+
+    def region(self, images: tf.Tensor, ramp=1.0) -> LpBall:
+        """The ball of a share `ramp` of the target radius around each image."""
+        radius = tf.cast(ramp * self.epsilon, images.dtype)
+        return LpBall(images, radius, self.norm, self.valid_range)
+
+
 class _MappedBall(LpBall):
     """A ball whose entries were gathered: its box is kept, as padding may differ."""
 
@@ -303,9 +327,7 @@ def _as_radius(radius, x):
     """The radius in the type of `x`, a scalar or `[batch or 1]`."""
     radius = as_tensor(radius, "radius", dtype_hint=x.dtype)
     if not (radius.dtype.is_floating or radius.dtype.is_integer):
-        raise InputError(
-            f"`radius` must be a number. Received: {radius.dtype.name}"
-        )
+        raise InputError(f"`radius` must be a number. Received: {radius.dtype.name}")
     if radius.shape.rank not in (0, 1):
         raise InputError(
             "`radius` must be a scalar or one number for each example. "

@@ -124,10 +124,7 @@ class PGD:
         others = logits.shape[-1] - 1 if self.multi_targeted else 1
 
         def run(index, best, best_margin):
-            start = center
-            if self.random_start:
-                run_seed = tf.random.fold_in(seed, index, alg="philox")
-                start = random_points(region, run_seed)
+            start = self._start(region, seed, index)
             increase = self._increase(labels, index % others)
             climb = self._climb(logits_fn, region, labels, increase)
             return index + 1, *climb(start, best, best_margin)
@@ -138,6 +135,11 @@ class PGD:
             (tf.constant(0), center, margins_of(logits, labels)),
         )
         return tf.stop_gradient(best)
+
+    def _start(self, region, seed, index):
+        if not self.random_start:
+            return center_of(region)
+        return random_points(region, tf.random.fold_in(seed, index, alg="philox"))
 
     def _increase(self, labels, slot):
         """What a run increases, as a function from logits to `[batch]`."""

@@ -84,6 +84,25 @@ def parse_epsilon(text: str) -> float:
     return value
 
 
+def bindings(flag_values: flags.FlagValues) -> list[str]:
+    """Returns the common flags that were given, as bindings that win over files."""
+    given = {
+        "regions.Threat.epsilon": _given_epsilon(flag_values.epsilon),
+        "regions.Threat.norm": flag_values.norm,
+        "experiments.settings.Data.data_dir": flag_values.data_dir,
+        "experiments.settings.Run.seed": flag_values.seed,
+    }
+    return [
+        f"robust_tf.{name} = {value!r}"
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def _given_epsilon(text):
+    return None if text is None else parse_epsilon(text)
+
+
 def run(main: Callable[[list[str]], int | None], required: Sequence[str] = ()) -> None:
     """Parses the flags, calls `main(argv)`, and ends the process.
 

@@ -11,6 +11,13 @@ from robust_tf.layers.base import Relaxation
 
 # Lower slopes of the unstable neurons of piecewise linear activations.
 RELAXATIONS = ("adaptive", "same-slope", "zero-lb", "one-lb")
+# Which neurons take the lower slope 1, by the slope of the chord.
+_TAKES_ONE = {
+    "adaptive": lambda chord, leak: chord > (1.0 + leak) / 2.0,
+    "zero-lb": lambda chord, _: chord >= 1.0,
+    "one-lb": lambda chord, leak: chord > leak,
+}
+_GUARD = 1e-8
 _BISECTIONS = 12
 _TINY = 1e-37  # The least number that float32 holds at full precision, about.
 
@@ -31,33 +38,32 @@ class _TwoPieces(ElementwiseLayer):
         return IntervalBound(self._activate(inputs.lower), self._activate(inputs.upper))
 
     def relax(self, inputs, relaxation="adaptive", lower_slope=None):
-        low, high, leak = inputs.lower, inputs.upper, self._leak
-        is_active, is_unstable = low >= 0.0, (low < 0.0) & (high > 0.0)
-        stable_slope = tf.where(is_active, tf.ones_like(low), leak)
-        low = tf.where(is_unstable, low, 0.0)
-        width = tf.where(is_unstable, high - low, 1.0)
-        chord = high / width if leak == 0.0 else (high - leak * low) / width
-        chord = tf.where(is_unstable, chord, stable_slope)
+        leak = self._leak
+        low = tf.minimum(inputs.lower, 0.0)
+        # The guard gives slope 1 at l = u = 0, and is void elsewhere.
+        high = tf.maximum(tf.maximum(inputs.upper, 0.0), low + _GUARD)
+        rise = high - leak * low if leak else high
+        chord = rise / (high - low)  # 1 where active, `leak` where inactive.
         intercept = (leak - chord) * low
         if lower_slope is not None:
-            if lower_slope.shape.rank > low.shape.rank:  # One slope for each row.
-                is_unstable = is_unstable[:, None]
-                stable_slope = stable_slope[:, None]
-            lower = tf.where(is_unstable, lower_slope, stable_slope)
+            lower = self._given(inputs, chord, lower_slope)
         elif relaxation == "same-slope":
             lower = chord
-        elif relaxation == "zero-lb":
-            lower = stable_slope
-        elif relaxation == "one-lb":
-            lower = tf.where(is_unstable, tf.ones_like(low), stable_slope)
-        elif relaxation == "adaptive":
-            takes_one = is_unstable & (high > -low)
-            lower = tf.where(takes_one, tf.ones_like(low), stable_slope)
+        elif relaxation in _TAKES_ONE:
+            takes_one = _TAKES_ONE[relaxation](chord, leak)
+            lower = tf.where(takes_one, tf.ones_like(chord), leak)
         else:
             raise InputError(
                 f"`relaxation` must be one of {RELAXATIONS}. Received: {relaxation!r}"
             )
         return Relaxation(lower, None, chord, intercept)
+
+    def _given(self, inputs, chord, lower_slope):
+        """The given slopes of unstable neurons, those of the function elsewhere."""
+        is_unstable = (inputs.lower < 0.0) & (inputs.upper > 0.0)
+        if lower_slope.shape.rank > chord.shape.rank:  # One slope for each row.
+            is_unstable, chord = is_unstable[:, None], chord[:, None]
+        return tf.where(is_unstable, lower_slope, chord)
 
 
 @keras.saving.register_keras_serializable(package="robust_tf")
@@ -76,7 +82,7 @@ class ReLU(_TwoPieces, keras.layers.ReLU):
 
     @property
     def _leak(self):
-        return float(self.negative_slope)
+        return float(np.float32(self.negative_slope))  # TensorFlow's type for it.
 
     def _activate(self, values):
         if self._leak == 0.0:
@@ -94,7 +100,7 @@ class LeakyReLU(_TwoPieces, keras.layers.LeakyReLU):
 
     @property
     def _leak(self):
-        return float(self.negative_slope)
+        return float(np.float32(self.negative_slope))  # TensorFlow's type for it.
 
     def _activate(self, values):
         return tf.nn.leaky_relu(values, self._leak)
@@ -256,19 +262,23 @@ class ELU(_Convex, keras.layers.ELU):
                 f"Received: alpha={alpha}"
             )
 
+    @property
+    def _alpha(self):
+        return float(np.asarray(self.alpha, self.compute_dtype))
+
     def _value(self, values):
-        below = self.alpha * tf.math.expm1(tf.minimum(values, 0.0))
+        below = self._alpha * tf.math.expm1(tf.minimum(values, 0.0))
         return tf.where(values >= 0.0, values, below)
 
     def _derivative(self, values):
-        below = self.alpha * tf.exp(tf.minimum(values, 0.0))
+        below = self._alpha * tf.exp(tf.minimum(values, 0.0))
         return tf.where(values >= 0.0, tf.ones_like(values), below)
 
     def _stationary(self, slope):
         kink = tf.zeros_like(slope)
-        if self.alpha == 0.0:
+        if self._alpha == 0.0:
             return (kink,)
-        return kink, tf.math.log(tf.maximum(slope / self.alpha, _TINY))
+        return kink, tf.math.log(tf.maximum(slope / self._alpha, _TINY))
 
 
 def _check_leak(layer, leak):

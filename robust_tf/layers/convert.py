@@ -214,9 +214,9 @@ def _parameter_problem(layer) -> str | None:
         layer.max_value is not None or layer.threshold
     ):
         return f"max_value={layer.max_value}, threshold={layer.threshold}"
-    if isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU)):
-        if not 0.0 <= float(layer.negative_slope) <= 1.0:
-            return f"negative_slope={layer.negative_slope}; only 0 to 1 is supported"
+    slope = getattr(layer, "negative_slope", 0.0)  # Of ReLU and LeakyReLU.
+    if not 0.0 <= float(slope) <= 1.0:
+        return f"negative_slope={slope}; only 0 to 1 is supported"
     if isinstance(layer, keras.layers.ELU) and not layer.alpha >= 0.0:
         return f"alpha={layer.alpha}; only 0 and above is supported"
     if isinstance(layer, keras.layers.Concatenate) and layer.axis == 0:

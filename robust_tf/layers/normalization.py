@@ -141,7 +141,9 @@ class Rescaling(_ScaleAndShift, keras.layers.Rescaling):
     """`scale * z + offset`; both are numbers, or one for each channel."""
 
     def _scale_and_shift(self, dtype):
-        return (
-            tf.constant(np.asarray(self.scale, "float64"), dtype),
-            tf.constant(np.asarray(self.offset, "float64"), dtype),
+        # First in the type in which the layer itself holds them.
+        scale, offset = (
+            keras.ops.cast(value, self.compute_dtype)
+            for value in (self.scale, self.offset)
         )
+        return tf.cast(scale, dtype), tf.cast(offset, dtype)

@@ -75,13 +75,15 @@ class _Maximum(BoundLayer):
         and the upper line's intercept, without that axis.
         """
         entries = lower.shape[-2]
-        choice = tf.one_hot(tf.argmax(lower, -2), entries, axis=-2, dtype=lower.dtype)
-        winner = tf.one_hot(tf.argmax(upper, -2), entries, axis=-2, dtype=lower.dtype)
+        places = tf.range(entries)[:, None]  # The axis on which groups lie.
+        choice = tf.argmax(lower, -2, tf.int32)[..., None, :] == places
+        is_winner = tf.argmax(upper, -2, tf.int32)[..., None, :] == places
+        choice, winner = (tf.cast(one, lower.dtype) for one in (choice, is_winner))
         high = tf.reduce_max(upper, -2)
-        finite = tf.where(winner > 0.0, lower, 0.0)  # Padding is infinite.
+        finite = tf.where(is_winner, lower, 0.0)  # Padding is infinite.
         low = tf.reduce_sum(finite, -2)
         lowest = tf.constant(lower.dtype.min, lower.dtype)
-        others = tf.reduce_max(tf.where(winner > 0.0, lowest, upper), -2)
+        others = tf.reduce_max(tf.where(is_winner, lowest, upper), -2)
         always_wins = others <= low
         width = tf.where(always_wins, 1.0, high - low)
         slope = tf.where(always_wins, 1.0, (high - others) / width)

@@ -1,6 +1,5 @@
 """A `keras.Model` whose `fit` minimises a certified objective."""
 
-import dataclasses
 from collections.abc import Callable
 
 import keras
@@ -11,31 +10,8 @@ from robust_tf.graph import BoundGraph
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.objectives.terms import is_verified
-from robust_tf.regions import LpBall
+from robust_tf.regions import Threat
 from robust_tf.training.gradients import clip_across_replicas
-
-
-@dataclasses.dataclass(frozen=True)
-class Threat:
-    """What a classifier is trained and measured against.
-
-    Attributes:
-        epsilon: the target radius, in pixels in [0, 1].
-        norm: "inf", or the p of an Lp norm.
-        valid_range: lowest and highest value of a pixel, or None for no clipping.
-    """
-
-    epsilon: float
-    norm: str | float = "inf"
-    valid_range: tuple[float, float] | None = (0.0, 1.0)
-
-    def __post_init__(self):
-        LpBall(tf.zeros([1, 1]), self.epsilon, self.norm, None)  # Checks both.
-
-    def region(self, images: tf.Tensor, ramp=1.0) -> LpBall:
-        """The ball of a share `ramp` of the target radius around each image."""
-        radius = tf.cast(ramp * self.epsilon, images.dtype)
-        return LpBall(images, radius, self.norm, self.valid_range)
 
 
 class CertifiedModel(keras.Model):

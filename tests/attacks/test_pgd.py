@@ -189,9 +189,10 @@ class BestIterateTest(parameterized.TestCase):
 
     def test_includes_every_iterate(self):
         # One pixel, steps of 0.25 from the centre at 0.5: the second wrong class leads
-        # near 0.75 alone, a peak that the slope of the first one climbs past.
+        # near 0.75 alone, a peak that the next step leaves: its slope is set to 1.
         def logits_fn(points):
-            peak = 10.0 - 200.0 * tf.abs(tf.stop_gradient(points) - 0.75)
+            fixed = tf.stop_gradient(points)
+            peak = 10.0 - 200.0 * tf.abs(fixed - 0.75) + (points - fixed)
             return tf.concat([tf.zeros_like(points), points, peak], -1)
 
         region = LpBall(np.full([1, 1], 0.5), 0.5)

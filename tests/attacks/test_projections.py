@@ -122,8 +122,9 @@ class RandomPointsTest(parameterized.TestCase):
         ("l1_second", 1, 2, 2 / 20),  # 2 / ((n + 1) (n + 2))
     )
     def test_moments(self, norm, power, moment):
-        ball = LpBall(np.zeros([40_000, 3]), 1.0, norm, None)
-        points = projections.random_points(ball, (0, 0))
+        radii = np.linspace(0.1, 1.0, 40_000)
+        ball = LpBall(np.zeros([40_000, 3]), radii, norm, None)
+        points = projections.random_points(ball, (0, 0)) / radii[:, None]
         np.testing.assert_allclose(tf.reduce_mean(points), 0.0, atol=0.01)
         actual = tf.reduce_mean(tf.abs(points) ** power)
         np.testing.assert_allclose(actual, moment, rtol=0.03)

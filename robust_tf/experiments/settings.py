@@ -1,0 +1,69 @@
+"""What a configuration chooses, in groups."""
+
+import dataclasses
+from collections.abc import Callable
+
+from robust_tf.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which images a run reads, and how.
+
+    Attributes:
+        name: "digits", or a TFDS name such as "mnist".
+        batch_size: examples in a training batch, over all replicas.
+        validation_share: share of the training split held out; 0 for none.
+        augmentation: of training batches, such as `RandomFlipAndCrop`.
+        data_dir: TFDS data folder; None for the default one.
+    """
+
+    name: str
+    batch_size: int = 256
+    validation_share: float = 0.0
+    augmentation: Callable | None = None
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1 or not 0.0 <= self.validation_share < 1.0:
+            raise InputError(
+                "`batch_size` must be at least 1, `validation_share` in [0, 1). "
+                f"Received: {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How long, how fast and where a run trains.
+
+    Attributes:
+        epochs: passes over the training split.
+        seed: of weights, data order, augmentation and attacks.
+        optimizer: factory, called with `learning_rate=`.
+        learning_rate: a number, or a schedule with times in epochs.
+        ramp: share of the radius, a schedule with times in epochs.
+        max_gradient_norm: clips the gradient of the whole batch; None: not.
+        micro_batches: parts that a batch is worked through in.
+        devices: such as ("GPU:0", "GPU:1"); empty for the default one.
+        jit_compile: whether steps are compiled by XLA.
+        keep: "last" weights at the end, or the "best" on the validation split.
+    """
+
+    epochs: int
+    optimizer: Callable
+    learning_rate: float | Callable
+    ramp: Callable
+    seed: int = 0
+    max_gradient_norm: float | None = None
+    micro_batches: int = 1
+    devices: tuple[str, ...] = ()
+    jit_compile: bool = False
+    keep: str = "last"
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise InputError(f"`epochs` must be at least 1. Received: {self.epochs}")
+        if self.keep not in ("last", "best"):
+            raise InputError(
+                f"`keep` must be 'last' or 'best'. Received: {self.keep!r}"
+            )

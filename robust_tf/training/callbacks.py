@@ -1,0 +1,116 @@
+"""What a run writes after each epoch: its records and its checkpoints."""
+
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+from robust_tf.report.files import append_json_line
+from robust_tf.report.files import read_json_lines
+from robust_tf.report.files import to_json
+from robust_tf.report.files import write_atomically
+from robust_tf.training.checkpoints import Checkpoint
+from robust_tf.training.checkpoints import CheckpointStore
+from robust_tf.training.checkpoints import collect
+from robust_tf.training.checkpoints import restore
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends one JSON object per epoch to a file."""
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = pathlib.Path(path)
+        self._begun = None
+
+    def cut_back(self, epochs: int) -> None:
+        """Drops the records of all but the first `epochs` epochs."""
+        records = read_json_lines(self._path) if self._path.exists() else []
+        kept = [record for record in records if record["epoch"] < epochs]
+        lines = "".join(f"{to_json(record)}\n" for record in kept)
+        write_atomically(self._path, lines)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        del epoch, logs
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        record = {
+            "epoch": epoch,
+            "step": int(self.model.optimizer.iterations.numpy()),
+            "seconds": time.perf_counter() - self._begun,
+        }
+        append_json_line(self._path, record | _floats(logs))
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves all variables after each epoch, and the best weights under the name `best`.
+
+    Args:
+        store: where checkpoints go.
+        monitor: key of the epoch's logs, greater is better; None keeps no best.
+        first_epoch: no epoch before it can be the best one.
+    """
+
+    BEST = "best"
+
+    def __init__(
+        self, store: CheckpointStore, monitor: str | None = None, first_epoch: int = 0
+    ):
+        super().__init__()
+        self._store, self._monitor, self._first_epoch = store, monitor, first_epoch
+        self._notes = {"best_value": None, "best_epoch": None, "seconds": 0.0}
+        self._begun = None
+
+    @property
+    def notes(self) -> dict:
+        """Best value so far, its epoch, and the seconds trained in all sittings."""
+        return dict(self._notes)
+
+    def resume(self, model: keras.Model) -> int:
+        """Restores the newest whole checkpoint; returns the number of epochs done."""
+        checkpoint = self._store.newest()
+        if checkpoint is None:
+            return 0
+        restore(_variables(model), checkpoint.values)
+        self._notes = dict(checkpoint.notes)
+        return checkpoint.epoch
+
+    def restore_best(self, model: keras.Model) -> bool:
+        """Sets the classifier to the best weights; False where there are none."""
+        if self._notes["best_epoch"] is None:
+            return False
+        checkpoint = self._store.load(self.BEST)
+        if checkpoint is None:
+            return False
+        restore(model.classifier.variables, checkpoint.values)
+        return True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        del epoch, logs
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._notes["seconds"] += time.perf_counter() - self._begun
+        self._keep_best(epoch, _floats(logs))
+        values = collect(_variables(self.model))
+        self._store.save(Checkpoint(epoch + 1, values, self.notes))
+
+    def _keep_best(self, epoch, logs):
+        if self._monitor is None or epoch < self._first_epoch:
+            return
+        value, best = logs[self._monitor], self._notes["best_value"]
+        if best is None or value >= best:
+            self._notes |= {"best_value": value, "best_epoch": epoch}
+            values = collect(self.model.classifier.variables)
+            self._store.save(Checkpoint(epoch + 1, values, self.notes), self.BEST)
+
+
+def _variables(model) -> list:
+    """All that decides how training goes on."""
+    return [*model.classifier.variables, *model.optimizer.variables]
+
+
+def _floats(logs) -> dict:
+    return {key: float(np.asarray(value)) for key, value in (logs or {}).items()}

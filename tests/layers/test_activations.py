@@ -1,0 +1,220 @@
+"""Relaxations of activations: golden values, and dense grids that could refute them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import robust_tf as rt
+from robust_tf import layers
+from robust_tf.bounds import IntervalBound
+from robust_tf.layers.activations import RELAXATIONS
+from tests import golden_cases
+
+POINTS = 10_000
+LOWS = (-500, -50, -20, -9, -5, -2, -1, -0.1, -1e-4, 0, 1e-4, 0.1, 1, 2, 5, 9, 20, 50)
+WIDTHS = (0, 1e-9, 1e-6, 1e-4, 1e-2, 0.1, 1, 3, 10, 30, 100, 2e3, 1e5)
+
+
+def intervals(dtype):
+    """`[count]` ends of all lows and widths, and of some about 0."""
+    low = np.repeat(LOWS, len(WIDTHS)).astype("float64")
+    high = low + np.tile(WIDTHS, len(LOWS))
+    half = np.asarray(WIDTHS)
+    low, high = np.concatenate([low, -half]), np.concatenate([high, half])
+    return low.astype(dtype), high.astype(dtype)
+
+
+def grid(low, high):
+    """`[count, POINTS]` points in float64, denser towards both ends and 0."""
+    shares = np.linspace(0.0, 1.0, POINTS // 2)
+    even = low[:, None] + (high - low)[:, None] * shares
+    near = np.geomspace(1e-12, 1.0, POINTS // 6)
+    parts = [even]
+    for anchor, sign in ((low, 1), (high, -1), (np.clip(0.0, low, high), 1)):
+        reach = np.where(sign > 0, high - anchor, anchor - low)
+        parts.append(anchor[:, None] + sign * reach[:, None] * near)
+    return np.clip(np.concatenate(parts, 1), low[:, None], high[:, None])
+
+
+def sigmoid(z):
+    return np.where(
+        z >= 0, 1 / (1 + np.exp(-abs(z))), np.exp(-abs(z)) / (1 + np.exp(-abs(z)))
+    )
+
+
+def elu(alpha):
+    return lambda z: np.where(z >= 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def leaky(slope):
+    return lambda z: np.where(z >= 0, z, float(np.float32(slope)) * z)
+
+
+FUNCTIONS = {
+    "sigmoid": (layers.Sigmoid, {}, sigmoid),
+    "tanh": (layers.Tanh, {}, np.tanh),
+    "softplus": (
+        layers.Softplus,
+        {},
+        lambda z: np.maximum(z, 0) + np.log1p(np.exp(-abs(z))),
+    ),
+    "elu_half": (layers.ELU, {"alpha": 0.5}, elu(0.5)),
+    "elu_one": (layers.ELU, {"alpha": 1.0}, elu(1.0)),
+    "elu_two": (layers.ELU, {"alpha": 2.0}, elu(2.0)),
+    "relu": (layers.ReLU, {}, leaky(0.0)),
+    "leaky_relu": (layers.LeakyReLU, {"negative_slope": 0.1}, leaky(0.1)),
+}
+each_function = pytest.mark.parametrize("name", FUNCTIONS)
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def lines(layer, low, high, **options):
+    """Slopes and intercepts in float64: lower slope and intercept, then the upper."""
+    relaxation = layer.relax(IntervalBound(low[None], high[None]), **options)
+    fields = ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
+    found = []
+    for field in fields:
+        value = getattr(relaxation, field)
+        value = tf.zeros_like(low[None]) if value is None else value
+        assert value.dtype == low.dtype
+        found.append(value.numpy()[0].astype("float64"))
+    return found
+
+
+@each_function
+@each_dtype
+def test_lines_hold_on_dense_grids(name, dtype):
+    """Up to the rounding of `f(z)` and `slope * z`, of which intercepts are made."""
+    kind, options, function = FUNCTIONS[name]
+    layer = kind(dtype=dtype, **options)
+    low, high = intervals(dtype)
+    points = grid(low.astype("float64"), high.astype("float64"))
+    values = function(points)
+    relaxations = RELAXATIONS if layer.has_lower_slope else (None,)
+    for relaxation in relaxations:
+        choices = {"relaxation": relaxation} if relaxation else {}
+        found = lines(layer, tf.constant(low), tf.constant(high), **choices)
+        slope, intercept, upper_slope, upper_intercept = (v[:, None] for v in found)
+        for sign, a, b in ((1, slope, intercept), (-1, upper_slope, upper_intercept)):
+            assert np.isfinite(a).all()
+            assert np.isfinite(b).all()
+            violation = (sign * (a * points + b - values)).max(1)
+            # Each is rounded a few times, by half a unit in the last place; values
+            # below the least full-precision number are flushed to 0.
+            size = abs(values).max(1) + abs(a * points).max(1) + abs(b[:, 0])
+            allowed = 4 * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
+            worst = (violation / allowed).argmax()
+            assert (violation <= allowed).all(), (
+                f"[{low[worst]}, {high[worst]}], {sign=}: {violation[worst]:.3g}, "
+                f"{violation[worst] / allowed[worst]:.3g} of what rounding explains"
+            )
+
+
+@each_function
+@each_dtype
+def test_intervals_are_exact(name, dtype):
+    kind, options, function = FUNCTIONS[name]
+    low, high = intervals(dtype)
+    bound = kind(dtype=dtype, **options).propagate_interval(IntervalBound(low, high))
+    eps = np.finfo(dtype).eps
+    for end, points in ((bound.lower, low), (bound.upper, high)):
+        wanted = function(points.astype("float64"))
+        np.testing.assert_allclose(end, wanted, rtol=8 * eps, atol=8 * eps)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "softplus", "elu_half", "elu_one"])
+def test_lines_are_tight(name):
+    """They touch the curve, and lie nearer to it than the interval's ends."""
+    kind, options, function = FUNCTIONS[name]
+    low = np.asarray([-3.0, -3.0, -1.0, 0.5, -4.0, -0.2])
+    high = np.asarray([-1.0, 1.0, 3.0, 2.0, 4.0, 0.3])
+    points = grid(low, high)
+    values = function(points)
+    found = lines(kind(dtype="float64", **options), tf.constant(low), tf.constant(high))
+    slope, intercept, upper_slope, upper_intercept = (v[:, None] for v in found)
+    for gap in (
+        values - slope * points - intercept,
+        upper_slope * points + upper_intercept - values,
+    ):
+        assert (gap.min(1) <= 1e-6).all()
+        assert (gap.mean(1) <= 0.51 * (values.max(1) - values.min(1))).all()
+
+
+@pytest.mark.parametrize(
+    "row", golden_cases.cases()["G_relu_relaxation"]["rows"], ids=str
+)
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_golden_relu_relaxation(row, relaxation):
+    low, high = (tf.constant([row[end]], "float64") for end in ("l", "u"))
+    found = lines(layers.ReLU(), low, high, relaxation=relaxation)
+    wanted = (
+        row[f"lower_slope_{relaxation}"],
+        0.0,
+        row["upper_slope"],
+        row["upper_intercept"],
+    )
+    np.testing.assert_allclose(np.ravel(found), wanted, rtol=0, atol=1e-9)
+
+
+class TestReLU:
+    # Over [l, u] with l < 0 < u the chord has slope u / (u - l).
+    @pytest.mark.parametrize(
+        ("lower", "upper", "coefficient", "pulled", "constant"),
+        [
+            pytest.param(1.0, 3.0, -2.0, -2.0, 0.0, id="active"),
+            pytest.param(-3.0, -1.0, -2.0, 0.0, 0.0, id="dead"),
+            pytest.param(-1.0, 3.0, -2.0, -1.5, -1.5, id="chord_from_above"),
+            pytest.param(-1.0, 3.0, 2.0, 2.0, 0.0, id="slope_one_from_below"),
+            pytest.param(-3.0, 1.0, 2.0, 0.0, 0.0, id="slope_zero_from_below"),
+        ],
+    )
+    def test_backward(self, lower, upper, coefficient, pulled, constant):
+        box = IntervalBound(tf.constant([[lower]]), tf.constant([[upper]]))
+        (actual,), offset = layers.ReLU().propagate_linear_backward(
+            tf.constant([[[coefficient]]]), box
+        )
+        np.testing.assert_allclose(actual, [[[pulled]]], atol=1e-6)
+        np.testing.assert_allclose(offset, [[constant]], atol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(1, 4), (1, 3, 4)], ids=["shared", "each_row"])
+    def test_given_slopes_hold(self, shape):
+        random = np.random.default_rng(0)
+        box = IntervalBound(
+            tf.constant([[-1.0, -2.0, -3.0, 1.0]]), tf.constant([[2.0, 1.0, -1.0, 2.0]])
+        )
+        rows = tf.constant(random.normal(size=(1, 3, 4)), tf.float32)
+        slopes = tf.constant(random.random(shape), tf.float32)
+        (pulled,), constant = layers.ReLU().propagate_linear_backward(
+            rows, box, lower_slope=slopes
+        )
+        shares = random.random((1000, 4)).astype("float32")
+        points = box.lower + shares * (box.upper - box.lower)
+        outputs = tf.matmul(tf.nn.relu(points), rows[0], transpose_b=True)
+        below = tf.matmul(points, pulled[0], transpose_b=True) + constant
+        assert float(tf.reduce_min(outputs - below)) >= -1e-5
+
+    def test_unknown_relaxation(self):
+        box = IntervalBound(tf.constant([[-1.0]]), tf.constant([[1.0]]))
+        with pytest.raises(rt.InputError, match="'steep'"):
+            layers.ReLU().relax(box, relaxation="steep")
+
+    def test_gradient_flows_through_the_chord(self):
+        low, high = tf.constant([[-1.0]]), tf.constant([[3.0]])
+        with tf.GradientTape() as tape:
+            tape.watch((low, high))
+            relaxation = layers.ReLU().relax(IntervalBound(low, high))
+        slopes = tape.gradient(relaxation.upper_slope, (low, high))
+        # d/dl u / (u - l) = u / (u - l)^2, d/du = -l / (u - l)^2.
+        np.testing.assert_allclose(tf.concat(slopes, 1), [[3 / 16, 1 / 16]], atol=1e-7)
+
+
+def test_least_numbers_are_harmless():
+    """Widths that underflow must not divide by 0."""
+    tiny = np.finfo("float32").tiny
+    ends = np.asarray([-tiny, -tiny / 8, -1e-45, -3 * tiny], "float32")
+    box = IntervalBound(tf.constant(ends[None]), tf.constant(-ends[None]))
+    for layer in (layers.ReLU(), layers.LeakyReLU(0.1), layers.Sigmoid(), layers.ELU()):
+        relaxation = layer.relax(box)
+        for value in (relaxation.lower_slope, relaxation.upper_slope):
+            assert np.isfinite(value).all()
+            assert (abs(value) <= 1.0).all()
