@@ -54,7 +54,7 @@ _NOT_INSTALLED = "not installed"
 # Of the largest magnitude; float32 rounding, and what three updates make of it.
 _TOLERANCES = {"logits": 1e-4, "margins": 1e-4, "losses": 1e-3}
 _PEAK_TURNS = 5
-_TABLE_WIDTH = 110
+_TABLE_WIDTH = 125
 
 
 class DisagreementError(RuntimeError):
@@ -166,9 +166,9 @@ def render(report: dict) -> table.Table:
                 f"{values['share_of_peak']:.0%}",
                 f"{values['peak_memory_mib']:.0f}",
             )
-        if not report["has_auto_lirpa"]:
-            result.add_row(name, f"{_AUTO_LIRPA}: {_NOT_INSTALLED}", *[""] * 5)
         result.add_section()
+    if not report["has_auto_lirpa"]:
+        result.add_row("all", f"{_AUTO_LIRPA}: {_NOT_INSTALLED}", *[""] * 5)
     return result
 
 
@@ -226,7 +226,8 @@ def _check(names):
     if unknown or not names:
         raise app.UsageError(
             f"--workloads: known are {', '.join(workloads.WORKLOADS)}. "
-            f"Received: {', '.join(unknown) or 'none'}"
+            f"Received: {', '.join(unknown) or 'none'}",
+            exitcode=2,
         )
     probe = [_TORCH_PYTHON.value, "-c", "import numpy, torch"]
     try:
@@ -235,7 +236,8 @@ def _check(names):
         raise app.UsageError(
             "--torch_python must be an interpreter that can import torch and numpy; "
             "`make bench` makes an environment for it. "
-            f"Received: {_TORCH_PYTHON.value}"
+            f"Received: {_TORCH_PYTHON.value}",
+            exitcode=2,
         ) from error
 
 
@@ -279,7 +281,7 @@ def run(names: list[str]) -> dict:
 def main(argv):
     """Measures, prints the table and writes the file."""
     if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}", exitcode=2)
     _check(_WORKLOADS.value)
     try:
         report = run(_WORKLOADS.value)

@@ -180,7 +180,7 @@ def _describe(data, threat, architecture, objective, run):
     return {
         "dataset": data.name,
         "architecture": name,
-        "method": "+".join(objective.names),
+        "method": objective.method,
         "epsilon": threat.epsilon,
         "norm": str(threat.norm),
         "epochs": run.epochs,

@@ -19,7 +19,6 @@ _TAKES_ONE = {
 }
 _GUARD = 1e-8
 _BISECTIONS = 12
-_TINY = 1e-37  # The least number that float32 holds at full precision, about.
 
 
 class _TwoPieces(ElementwiseLayer):
@@ -206,7 +205,7 @@ class Sigmoid(_Sigmoidal, keras.layers.Layer):
     def _stationary(self, slope):
         # From `(1 + root) (1 - root) = 4 slope`: `1 - root` itself would cancel.
         root = tf.sqrt(tf.maximum(1.0 - 4.0 * slope, 0.0))
-        scaled = tf.maximum(4.0 * slope, _TINY)
+        scaled = _positive(4.0 * slope)
         point = 2.0 * tf.math.log1p(root) - tf.math.log(scaled)
         return point, -point
 
@@ -227,7 +226,7 @@ class Tanh(_Sigmoidal, keras.layers.Layer):
     def _stationary(self, slope):
         # From `(1 + root) (1 - root) = slope`, as for the sigmoid.
         root = tf.sqrt(tf.clip_by_value(1.0 - slope, 0.0, 1.0))
-        point = tf.math.log1p(root) - tf.math.log(tf.maximum(slope, _TINY)) / 2.0
+        point = tf.math.log1p(root) - tf.math.log(_positive(slope)) / 2.0
         return point, -point
 
 
@@ -245,9 +244,8 @@ class Softplus(_Convex, keras.layers.Layer):
         return tf.sigmoid(values)
 
     def _stationary(self, slope):
-        slope = tf.clip_by_value(slope, _TINY, 1.0)
-        rest = tf.maximum(1.0 - slope, _TINY)
-        return (tf.math.log(slope) - tf.math.log(rest),)
+        rest = _positive(1.0 - slope)
+        return (tf.math.log(_positive(slope)) - tf.math.log(rest),)
 
 
 @keras.saving.register_keras_serializable(package="robust_tf")
@@ -278,7 +276,12 @@ class ELU(_Convex, keras.layers.ELU):
         kink = tf.zeros_like(slope)
         if self._alpha == 0.0:
             return (kink,)
-        return kink, tf.math.log(tf.maximum(slope / self._alpha, _TINY))
+        return kink, tf.math.log(_positive(slope / self._alpha))
+
+
+def _positive(values):
+    """Values, raised to the least normal number of their type."""
+    return tf.maximum(values, np.finfo(values.dtype.as_numpy_dtype).tiny)
 
 
 def _check_leak(layer, leak):

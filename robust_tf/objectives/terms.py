@@ -115,10 +115,12 @@ class WeightedSum:
         terms: with different names.
         weights: one for each term: a number, or a function of the ramp of the radius,
             such as `FollowsRadius`.
+        method: what the combination is called, in records.
     """
 
     terms: tuple
     weights: tuple
+    method: str = "custom"
 
     def __post_init__(self):
         names = [term.name for term in self.terms]
@@ -168,17 +170,18 @@ def robust_natural(final_kappa: float = 0.5, final_beta: float | None = 0.0):
     return WeightedSum(
         (_certified(final_beta), StandardCrossEntropy()),
         (FollowsRadius(0.0, 1.0 - final_kappa), FollowsRadius(1.0, final_kappa)),
+        _method(final_beta),
     )
 
 
 def robust(final_beta: float | None = 0.0):
     """The certified loss alone; `final_beta` as in `robust_natural`."""
-    return WeightedSum((_certified(final_beta),), (1.0,))
+    return WeightedSum((_certified(final_beta),), (1.0,), _method(final_beta))
 
 
 def natural():
     """The standard loss alone."""
-    return WeightedSum((StandardCrossEntropy(),), (1.0,))
+    return WeightedSum((StandardCrossEntropy(),), (1.0,), "natural")
 
 
 def margin_cross_entropy(margins: tf.Tensor) -> tf.Tensor:
@@ -200,3 +203,7 @@ def _certified(final_beta):
     if final_beta is None:
         return IntervalCrossEntropy()
     return CrownIbpCrossEntropy(final_beta)
+
+
+def _method(final_beta) -> str:
+    return "ibp" if final_beta is None else "crown-ibp"

@@ -99,8 +99,8 @@ def test_lines_hold_on_dense_grids(name, dtype):
             assert np.isfinite(a).all()
             assert np.isfinite(b).all()
             violation = (sign * (a * points + b - values)).max(1)
-            # Each is rounded a few times, by half a unit in the last place; values
-            # below the least full-precision number are flushed to 0.
+            # Each is rounded a few times, by half a unit in the last place; what is
+            # below the least normal number is flushed to 0.
             size = abs(values).max(1) + abs(a * points).max(1) + abs(b[:, 0])
             allowed = 4 * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
             worst = (violation / allowed).argmax()
@@ -217,4 +217,4 @@ def test_least_numbers_are_harmless():
         relaxation = layer.relax(box)
         for value in (relaxation.lower_slope, relaxation.upper_slope):
             assert np.isfinite(value).all()
-            assert (abs(value) <= 1.0).all()
+            assert (np.abs(value) <= 1.0).all()
