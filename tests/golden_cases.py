@@ -109,7 +109,8 @@ def region(case, dtype="float64"):
     """The input set of a case."""
     if "box_lower" in case:
         return rt.Box(
-            array(case["box_lower"]).astype(dtype), array(case["box_upper"]).astype(dtype)
+            array(case["box_lower"]).astype(dtype),
+            array(case["box_upper"]).astype(dtype),
         )
     return rt.LpBall(
         array(case["x"]).astype(dtype), case["eps"], case["norm"], valid_range=None

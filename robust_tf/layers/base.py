@@ -118,7 +118,7 @@ class Relaxation:
         if self.upper_slope is None:
             constant = _constant(coefficients, self.lower_intercept)
             return coefficients * _per_row(self.lower_slope, coefficients), constant
-        positive, negative = tf.nn.relu(coefficients), tf.minimum(coefficients, 0.0)
+        positive, negative = split_signs(coefficients)
         constant = _constant(positive, self.lower_intercept)
         constant += _constant(negative, self.upper_intercept)
         if self.upper_slope is self.lower_slope:
@@ -148,6 +148,13 @@ class ElementwiseLayer(BoundLayer):
         return (pulled,), constant
 
 
+def split_signs(coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the positive and the negative part; their sum is the whole."""
+    positive = tf.nn.relu(coefficients)
+    # Exact, and cheaper to differentiate than `tf.minimum`.
+    return positive, coefficients - positive
+
+
 def no_constant(coefficients: tf.Tensor) -> tf.Tensor:
     """Returns the constant of a rule that adds none, `[batch or 1, rows]`."""
     return tf.zeros(tf.shape(coefficients)[:2], coefficients.dtype)
@@ -168,7 +175,9 @@ def missing_rule(layer, rule: str) -> str:
 
 
 def _per_row(slope, coefficients):
-    return slope if slope.shape.rank == coefficients.shape.rank else slope[:, None]
+    if slope.shape.rank == coefficients.shape.rank:
+        return slope
+    return tf.expand_dims(slope, 1)
 
 
 def _constant(coefficients, intercept):

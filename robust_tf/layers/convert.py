@@ -1,5 +1,6 @@
 """Rebuilds a plain Keras model from layers that carry bound rules."""
 
+import functools
 import pathlib
 
 import keras
@@ -60,7 +61,7 @@ _COUNTERPARTS = {
 # `activation=` of a layer, and the layer `Activation`; None stands for the identity.
 _ACTIVATIONS = {
     keras.activations.elu: activations.ELU,
-    keras.activations.leaky_relu: lambda name: activations.LeakyReLU(0.2, name=name),
+    keras.activations.leaky_relu: functools.partial(activations.LeakyReLU, 0.2),
     keras.activations.linear: None,
     keras.activations.relu: activations.ReLU,
     keras.activations.sigmoid: activations.Sigmoid,
@@ -248,6 +249,26 @@ def _raise_for(problems):
         )
 
 
+class _Call(keras.Operation):
+    """One call of a layer or model in a graph, whose tensors can be read."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def compute_output_spec(self, *args):
+        return self.layer.compute_output_spec(*args)
+
+
+def _calls(model) -> keras.Model:
+    """The graph of a Functional model, with a `_Call` for every layer."""
+    return keras.models.clone_model(
+        model,
+        clone_function=lambda layer: layer,
+        call_function=lambda layer, *args, **_: _Call(layer)(*args),
+    )
+
+
 class _Rebuilder:
     """Calls the counterpart of every layer on the tensors of a new graph."""
 
@@ -259,9 +280,9 @@ class _Rebuilder:
 
     def run(self) -> keras.Model:
         """Returns the model of counterparts, with the weights copied."""
-        inputs = keras.Input(
-            self._model.inputs[0].shape[1:], dtype=self._model.inputs[0].dtype
-        )
+        (given,) = self._model.inputs
+        name = self._unique(given.name)
+        inputs = keras.Input(given.shape[1:], dtype=given.dtype, name=name)
         output = self._inline(self._model, inputs)
         if id(output) in self._softmax:
             name, output = self._softmax[id(output)]
@@ -275,17 +296,17 @@ class _Rebuilder:
 
     def _inline(self, model, tensor):
         """Replays a model's calls on a tensor of the new graph."""
-        clone = keras.models.clone_model(
-            _opened(model),
-            input_tensors=[tensor],
-            clone_function=lambda layer: layer,
-            call_function=self._call,
-        )
-        return clone.outputs[0]
+        graph = _calls(_opened(model))
+        tensors = {id(graph.inputs[0]): tensor}
+        for call in graph.operations:
+            if isinstance(call, _Call):
+                read = [tensors[id(one)] for one in keras.tree.flatten(call.input)]
+                output = self._call(call.layer, read if len(read) > 1 else read[0])
+                tensors[id(call.output)] = output
+        return tensors[id(graph.outputs[0])]
 
-    def _call(self, layer, *args, **kwargs):
-        """Stands for `layer(*args)`: called once for each call in the old graph."""
-        del kwargs  # A mask of None.
+    def _call(self, layer, tensors):
+        """Stands for `layer(tensors)`: called once for each call in the old graph."""
         if id(layer) in self._called:
             raise InputError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) is called more than "
@@ -293,12 +314,11 @@ class _Rebuilder:
                 "each call."
             )
         self._called.add(id(layer))
-        tensors = args[0] if len(args) == 1 else list(args)
         self._refuse_inner_softmax(tensors)
         if isinstance(layer, keras.Model):
             return self._inline(layer, tensors)
         if isinstance(layer, _FUNCTION_LAYERS):
-            return self._activate(layer.name, _function_of(layer), tensors)
+            return self._activate(layer, layer.name, _function_of(layer), tensors)
         return self._replace(layer, tensors)
 
     def _replace(self, layer, tensors):
@@ -316,9 +336,10 @@ class _Rebuilder:
         counterpart.set_weights(layer.get_weights())
         if isinstance(layer, keras.layers.Normalization):
             counterpart.finalize_state()
-        return self._activate(f"{layer.name}_activation", function, output)
+        return self._activate(layer, f"{layer.name}_activation", function, output)
 
-    def _activate(self, name, function, tensor):
+    def _activate(self, layer, name, function, tensor):
+        """Applies a layer's activation as a layer of its own, of the same type."""
         if function is None or function is keras.activations.linear:
             return tensor
         if function is keras.activations.softmax:
@@ -326,10 +347,11 @@ class _Rebuilder:
             self._softmax[id(output)] = (name, tensor)
             return output
         if isinstance(function, _FUNCTION_LAYERS):
-            return self._activate(name, _function_of(function), tensor)
+            return self._activate(layer, name, _function_of(function), tensor)
         if isinstance(function, keras.layers.Layer):
             return self._replace(function, tensor)
-        return _ACTIVATIONS[function](name=self._unique(name))(tensor)
+        kind = _ACTIVATIONS[function]
+        return kind(name=self._unique(name), dtype=layer.dtype_policy)(tensor)
 
     def _refuse_inner_softmax(self, tensors):
         for tensor in keras.tree.flatten(tensors):

@@ -8,6 +8,7 @@ from robust_tf.bounds import IntervalBound
 from robust_tf.bounds import contract
 from robust_tf.layers.base import BoundLayer
 from robust_tf.layers.base import no_constant
+from robust_tf.layers.base import split_signs
 from robust_tf.layers.convolution import pad_before
 from robust_tf.layers.windows import Window
 from robust_tf.layers.windows import WindowView
@@ -106,7 +107,7 @@ class MaxPooling2D(_Maximum, _Pooling, keras.layers.MaxPooling2D):
         view = self._view(shape, coefficients.shape[2:4])
         lower, upper = (_groups(view, ends) for ends in (inputs.lower, inputs.upper))
         choice, slope, intercept = self._relax(lower, upper)
-        positive, negative = tf.nn.relu(coefficients), tf.minimum(coefficients, 0.0)
+        positive, negative = split_signs(coefficients)
         parts = (
             positive[..., None, :] * choice[:, None]
             + negative[..., None, :] * slope[:, None]
@@ -168,7 +169,7 @@ class GlobalMaxPooling2D(_Maximum, _Global, keras.layers.GlobalMaxPooling2D):
         )
         choice, slope, intercept = self._relax(lower, upper)
         flat = tf.reshape(coefficients, [*_leading(coefficients, 2), channels])
-        positive, negative = tf.nn.relu(flat), tf.minimum(flat, 0.0)
+        positive, negative = split_signs(flat)
         pulled = (
             positive[:, :, None] * choice[:, None]
             + negative[:, :, None] * slope[:, None]

@@ -89,6 +89,11 @@ class CertifiedForward:
         beta follows the radius from 1 to `final_beta` (arXiv:1906.06316, eq. 11);
         where it has come to 0 the backward pass is left out.
         """
+        if final_beta not in self._mixed:
+            self._mixed[final_beta] = self._mix(final_beta)
+        return self._mixed[final_beta]
+
+    def _mix(self, final_beta):
         beta = tf.cast(1.0 - self.ramp * (1.0 - final_beta), self.images.dtype)
         by_interval = self.interval_margins
         return tf.cond(
@@ -117,6 +122,11 @@ class CertifiedForward:
         """1.0 where the clean prediction is right, `[batch]`."""
         predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
         return tf.cast(predictions == self.labels, tf.float32)
+
+    @functools.cached_property
+    def _mixed(self):
+        """What `mixed_margins` has computed: a loss and a metric ask for the same."""
+        return {}
 
     @functools.cached_property
     def _clean(self):

@@ -1,43 +1,108 @@
 """Tables of results for people: accuracies in percent."""
 
+import io
 from collections.abc import Sequence
 
+import rich.box
 import rich.console
 import rich.table
+import rich.text
 
-_COLUMNS = {
+_FACTS = {
     "name": "model",
-    "dataset": "data set",
+    "dataset": "data",
     "method": "method",
     "epsilon": "eps",
     "norm": "norm",
-    "examples": "examples",
-    "clean_accuracy": "clean %",
-    "pgd_accuracy": "PGD %",
-    "ibp": "IBP %",
-    "crown-ibp": "CROWN-IBP %",
-    "crown": "CROWN %",
-    "certified_accuracy": "certified %",
+    "examples": "n",
 }
-_FRACTIONS = tuple(name for name, title in _COLUMNS.items() if title.endswith("%"))
+# What all rows agree on of these is said once, below the table.
+_SHARED = ("dataset", "norm", "examples")
+# From what is measured to what is proved, and from loose bounds to tight ones.
+_METHODS = {
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "convex-adversarial": "CAP",
+    "crown": "CROWN",
+    "alpha-crown": "alpha-CROWN",
+}
+_MEASURED = {"clean_accuracy": "clean", "pgd_accuracy": "PGD"}
+_TOTAL = {"certified_accuracy": "cert. by any"}
+_NUMBERS = ("epsilon", "examples")
+_LEAST_WIDTH = {"epsilon": 5, "norm": 4, "examples": 3}
+_DEFAULT_WIDTH = 6  # Of "100.00".
+_UNLIMITED = 10_000  # Characters in a line of a file.
 
 
 def show(records: Sequence[dict], title: str | None = None) -> None:
-    """Prints one row for each record, in the columns that any of them has."""
-    flat = [record | record.get("certified_by", {}) for record in records]
-    names = [name for name in _COLUMNS if any(name in record for record in flat)]
-    table = rich.table.Table(title=title)
-    for name in names:
-        is_number = name in _FRACTIONS or name in ("epsilon", "examples")
-        table.add_column(_COLUMNS[name], justify="right" if is_number else "left")
+    """Prints one row for each record, in the columns that any of them has.
+
+    Args:
+        records: in the names of `summary.json` and `evaluation.json`: accuracies are
+            fractions, `certified_by` holds one for each method.
+        title: of the table.
+    """
+    console = rich.console.Console()
+    if not console.is_terminal:  # A file has no edge at which to break lines.
+        console.width = _UNLIMITED
+    console.print(_table(records, title))
+
+
+def render(records: Sequence[dict], title: str | None = None) -> str:
+    """Returns the table of `show` as text without colours, unbroken."""
+    text = io.StringIO()
+    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
+    console.print(_table(records, title))
+    return text.getvalue()
+
+
+def _table(records, title) -> rich.table.Table:
+    flat = [record | (record.get("certified_by") or {}) for record in records]
+    accuracies = _MEASURED | _methods(records) | _TOTAL
+    shared = {name: flat[0][name] for name in _SHARED if _agree(flat, name)}
+    titles = {
+        name: shown
+        for name, shown in (_FACTS | accuracies).items()
+        if name not in shared and any(record.get(name) is not None for record in flat)
+    }
+    facts = [f"{_FACTS[name]} {value}" for name, value in shared.items()]
+    caption = ", ".join(["accuracies in percent", *facts]) if flat else None
+    table = rich.table.Table(
+        title=None if title is None else rich.text.Text(title),
+        caption=caption and rich.text.Text(caption),
+        box=rich.box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for name, shown in titles.items():
+        is_number = name in accuracies or name in _NUMBERS
+        table.add_column(
+            shown,
+            justify="right" if is_number else "left",
+            overflow="fold",  # A number without its end would be another number.
+            min_width=_LEAST_WIDTH.get(name, _DEFAULT_WIDTH),
+        )
     for record in flat:
-        table.add_row(*(_cell(name, record.get(name)) for name in names))
-    rich.console.Console().print(table)
+        cells = (_cell(record.get(name), name in accuracies) for name in titles)
+        table.add_row(*map(rich.text.Text, cells))  # No markup in brackets.
+    return table
 
 
-def _cell(name, value) -> str:
+def _agree(records, name) -> bool:
+    """Whether all records have the same value of that name."""
+    values = {record.get(name) for record in records}
+    return len(values) == 1 and None not in values
+
+
+def _methods(records) -> dict[str, str]:
+    """Titles of all methods of proof, those that are unknown here last."""
+    used = {name for record in records for name in record.get("certified_by") or {}}
+    return _METHODS | {name: name for name in sorted(used - _METHODS.keys())}
+
+
+def _cell(value, is_accuracy) -> str:
     if value is None:
         return "-"
-    if name in _FRACTIONS:
+    if is_accuracy:
         return f"{100 * value:.2f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -96,9 +96,7 @@ def test_final_linear_form(case, method, dtype):
         graph = BoundGraph.from_model(golden_cases.build(case))
         region = golden_cases.region(case, dtype)
         if method == "crown":
-            intervals = crown.crown_bounds(
-                graph, region, (choices,), intersect=False
-            )
+            intervals = crown.crown_bounds(graph, region, (choices,), intersect=False)
         else:
             intervals = interval.interval_bounds(graph, region, choices)
         rows = tf.constant(case["C"], dtype)
@@ -133,4 +131,6 @@ def test_best_is_never_worse_than_any(case, dtype):
         if "exact" in sample:
             exact = sample["exact"]["spec"]
             assert (best.lower[number].numpy() <= np.add(exact["lower"], 1e-5)).all()
-            assert (best.upper[number].numpy() >= np.subtract(exact["upper"], 1e-5)).all()
+            assert (
+                best.upper[number].numpy() >= np.subtract(exact["upper"], 1e-5)
+            ).all()
