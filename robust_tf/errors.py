@@ -6,3 +6,5 @@ class InputError(ValueError):
 
     Programs in `bin/` print its message, without a traceback, and exit with 2.
     """
+
+    ag_pass_through = True  # `tf.function` raises it as it is, not as a StagingError.

@@ -96,6 +96,11 @@ class BoundGraph:
             nodes.append(Node(layer, tuple(edges[s] for s in sources), len(shapes)))
             edges[id(layer.output)] = len(shapes)
             shapes.append(tuple(layer.output.shape[1:]))
+        if id(model.outputs[0]) not in edges:  # Layers know their first call alone.
+            raise InputError(
+                f"The last layer of model '{model.name}' is called more than once, so "
+                "its place in the graph is ambiguous. Create one layer for each call."
+            )
         return cls(tuple(nodes), tuple(shapes), edges[id(model.outputs[0])])
 
     def producer(self, edge: int) -> Node | None:
@@ -207,10 +212,7 @@ def _sources(layer) -> list[int]:
             f"Layer '{layer.name}' ({type(layer).__name__}) has no bound rules. "
             "Convert the model: `robust_tf.convert(model)`."
         )
-    try:
-        return [id(tensor) for tensor in keras.tree.flatten(layer.input)]
-    except AttributeError as error:
-        raise InputError(_ambiguous(layer)) from error
+    return [id(tensor) for tensor in keras.tree.flatten(layer.input)]
 
 
 def _ambiguous(layer) -> str:

@@ -67,3 +67,35 @@ class Run:
             raise InputError(
                 f"`keep` must be 'last' or 'best'. Received: {self.keep!r}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Which examples of a data set are measured.
+
+    Attributes:
+        split: "test", "validation" or "train".
+        start: index of the first one.
+        count: how many; None for all from `start` on.
+        batch_size: examples worked on at a time; results do not depend on it.
+    """
+
+    split: str = "test"
+    start: int = 0
+    count: int | None = None
+    batch_size: int = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Which certificates are computed.
+
+    Attributes:
+        methods: of `compute_bounds`.
+        relaxation: of `compute_bounds`.
+        memory_budget_mb: of `compute_bounds`.
+    """
+
+    methods: tuple[str, ...] = ("ibp", "crown-ibp", "crown")
+    relaxation: str = "adaptive"
+    memory_budget_mb: float | None = None

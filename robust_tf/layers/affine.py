@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
 from robust_tf.layers.base import BoundLayer
+from robust_tf.layers.base import bias_constant
 from robust_tf.layers.base import no_constant
 from robust_tf.layers.base import weight
 
@@ -33,7 +34,4 @@ class Dense(BoundLayer, keras.layers.Dense):
         pulled = tf.tensordot(coefficients, kernel, [[-1], [1]])
         if not self.use_bias:
             return (pulled,), no_constant(coefficients)
-        axes = list(range(2, coefficients.shape.rank - 1))
-        totals = tf.reduce_sum(coefficients, axes) if axes else coefficients
-        bias = weight(self.bias, coefficients.dtype)
-        return (pulled,), tf.tensordot(totals, bias, 1)
+        return (pulled,), bias_constant(coefficients, self.bias)

@@ -160,6 +160,13 @@ def no_constant(coefficients: tf.Tensor) -> tf.Tensor:
     return tf.zeros(tf.shape(coefficients)[:2], coefficients.dtype)
 
 
+def bias_constant(coefficients: tf.Tensor, bias) -> tf.Tensor:
+    """Returns `<coefficients, b>` for a bias along the last axis, `[batch, rows]`."""
+    values = weight(bias, coefficients.dtype)
+    # A product with the bias at every place is faster than a sum over places.
+    return contract(coefficients, tf.broadcast_to(values, coefficients.shape[2:])[None])
+
+
 def weight(variable, dtype: tf.DType) -> tf.Tensor:
     """Returns a layer's variable as a tensor of the type that bounds are in."""
     return tf.cast(tf.convert_to_tensor(variable), dtype)

@@ -162,24 +162,13 @@ def _unsupported(model, prefix="") -> list[str]:
         name = f"{prefix}{layer.name}"
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        problem = _sharing_problem(layer)
-        if problem is None and isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Model):
             inner = _opened(layer)
             _check_model(inner)
             problems += _unsupported(inner, f"{name}/")
-        elif problem is None and not isinstance(layer, BoundLayer):
-            problem = _problem(layer)
-        if problem:
+        elif not isinstance(layer, BoundLayer) and (problem := _problem(layer)):
             problems.append(f"'{name}' ({type(layer).__name__}): {problem}")
     return problems
-
-
-def _sharing_problem(layer) -> str | None:
-    try:
-        _ = layer.input if isinstance(layer, keras.Model) else layer.output
-    except AttributeError:
-        return "called more than once; create one layer for each call"
-    return None
 
 
 def _problem(layer) -> str | None:
@@ -351,7 +340,7 @@ class _Rebuilder:
         if isinstance(function, keras.layers.Layer):
             return self._replace(function, tensor)
         kind = _ACTIVATIONS[function]
-        return kind(name=self._unique(name), dtype=layer.dtype_policy)(tensor)
+        return kind(name=self._unique(name), dtype=layer.dtype_policy.name)(tensor)
 
     def _refuse_inner_softmax(self, tensors):
         for tensor in keras.tree.flatten(tensors):

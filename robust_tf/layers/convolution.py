@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
 from robust_tf.layers.base import BoundLayer
+from robust_tf.layers.base import bias_constant
 from robust_tf.layers.base import no_constant
 from robust_tf.layers.base import weight
 
@@ -32,9 +33,7 @@ class _Convolution(BoundLayer):
         pulled = self._pull_back(coefficients, inputs.shape[1:], padding)
         if not self.use_bias:
             return (pulled,), no_constant(coefficients)
-        bias = weight(self.bias, coefficients.dtype)
-        totals = tf.reduce_sum(coefficients, [2, 3])
-        return (pulled,), tf.tensordot(totals, bias, 1)
+        return (pulled,), bias_constant(coefficients, self.bias)
 
     def window_before(self, window, input_shape):
         pads = [
@@ -52,9 +51,7 @@ class _Convolution(BoundLayer):
         if not self.use_bias:
             return (pulled,), no_constant(coefficients)
         # The padding needs no care: coefficients are 0 there.
-        totals = tf.reduce_sum(coefficients, [2, 3])
-        bias = weight(self.bias, coefficients.dtype)
-        return (pulled,), tf.tensordot(totals, bias, 1)
+        return (pulled,), bias_constant(coefficients, self.bias)
 
     @property
     def _extent(self) -> tuple[int, int]:
@@ -194,8 +191,7 @@ class Conv1D(BoundLayer, keras.layers.Conv1D):
         pulled = tf.reshape(pulled, [-1, rows, steps, channels])
         if not self.use_bias:
             return (pulled,), no_constant(coefficients)
-        totals = tf.reduce_sum(coefficients, 2)
-        return (pulled,), tf.tensordot(totals, weight(self.bias, coefficients.dtype), 1)
+        return (pulled,), bias_constant(coefficients, self.bias)
 
     def _convolve(self, inputs, kernel):
         padded = tf.pad(inputs, [[0, 0], self._pads(inputs.shape[1]), [0, 0]])

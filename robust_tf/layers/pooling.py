@@ -85,10 +85,10 @@ class _Maximum(BoundLayer):
         low = tf.reduce_sum(finite, -2)
         lowest = tf.constant(lower.dtype.min, lower.dtype)
         others = tf.reduce_max(tf.where(is_winner, lowest, upper), -2)
-        always_wins = others <= low
-        width = tf.where(always_wins, 1.0, high - low)
-        slope = tf.where(always_wins, 1.0, (high - others) / width)
-        intercept = tf.where(always_wins, 0.0, others - slope * low)
+        may_lose = others > low
+        width = tf.where(may_lose, high - low, 1.0)
+        slope = tf.where(may_lose, (high - others) / width, 1.0)
+        intercept = tf.where(may_lose, others - slope * low, 0.0)
         return choice, winner * tf.expand_dims(slope, -2), intercept
 
 

@@ -1,7 +1,6 @@
 """What one training batch yields, each part computed at most once."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -17,6 +16,25 @@ from robust_tf.specifications import margin_specification
 
 # Below this weight the backward pass is left out (arXiv:1906.06316).
 _LEAST_BETA = 1e-5
+
+
+class ComputedOnce:
+    """A property that is computed when first asked for, and kept.
+
+    Before Python 3.12 `functools.cached_property` holds a lock while it computes: a
+    replica that waits for the others in a reduction would keep them out for ever.
+    """
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        value = self._function(instance)
+        instance.__dict__[self._function.__name__] = value  # Found before this is.
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +77,18 @@ class CertifiedForward:
         """Bounds use the statistics of the clean batch."""
         return Choices(self.relaxation, moments=self._clean[1])
 
-    @functools.cached_property
+    @ComputedOnce
     def rows(self) -> tf.Tensor:
         """`e_label - e_other`, `[batch, classes - 1, classes]`."""
         classes = self.logits.shape[-1]
         return margin_specification(self.labels, classes, self.images.dtype)
 
-    @functools.cached_property
+    @ComputedOnce
     def intervals(self) -> dict[int, IntervalBound]:
         """Bounds on every edge by IBP."""
         return interval_bounds(self.graph, self.region, self.choices)
 
-    @functools.cached_property
+    @ComputedOnce
     def interval_margins(self) -> tf.Tensor:
         """Lower bounds of the margins by IBP, last layer elided, `[batch, K - 1]`."""
         return interval_margins(
@@ -117,18 +135,23 @@ class CertifiedForward:
         )
         return self.graph.forward(points, self.training)[0]
 
-    @functools.cached_property
+    @ComputedOnce
     def is_correct(self) -> tf.Tensor:
         """1.0 where the clean prediction is right, `[batch]`."""
         predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
         return tf.cast(predictions == self.labels, tf.float32)
 
-    @functools.cached_property
+    @ComputedOnce
     def _mixed(self):
         """What `mixed_margins` has computed: a loss and a metric ask for the same."""
         return {}
 
-    @functools.cached_property
+    @ComputedOnce
+    def _mixed(self):
+        """Mixed margins, by final beta."""
+        return {}
+
+    @ComputedOnce
     def _clean(self):
         """Logits of the clean images, and the statistics of the batch."""
         return self.graph.forward(self.images, self.training)

@@ -195,6 +195,10 @@ def _rows(graph, region, specification) -> tf.Tensor:
     if specification is None:
         return tf.eye(classes, dtype=region.dtype)[None]
     rows = as_tensor(specification, "specification", dtype_hint=region.dtype)
+    if not (rows.dtype.is_floating or rows.dtype.is_integer):
+        raise InputError(
+            f"`specification` must hold numbers. Received: {rows.dtype.name}"
+        )
     rows = tf.cast(rows, region.dtype)
     if rows.shape.rank != 3 or rows.shape[-1] != classes:
         raise InputError(

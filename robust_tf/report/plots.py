@@ -144,7 +144,7 @@ def radii_grid(
     columns = min(len(images), 8, max(4, int(np.ceil(np.sqrt(len(images))))))
     rows = -(-len(images) // columns)
     figure = _figure(max(1.75 * columns, 5.0) + 0.3, 2.5 * rows + 1.1)
-    figure.get_layout_engine().set(hspace=0.12)  # Room for the bars.
+    figure.get_layout_engine().set(hspace=0.1, wspace=0.06)  # For the bars.
     figure.suptitle(title)
     cells = figure.subplots(rows, columns, squeeze=False).flat
     known = np.concatenate([certified, attacked])

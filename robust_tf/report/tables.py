@@ -17,7 +17,7 @@ _FACTS = {
     "examples": "n",
 }
 # What all rows agree on of these is said once, below the table.
-_SHARED = ("dataset", "norm", "examples")
+_SHARED = ("dataset", "method", "norm", "examples")
 # From what is measured to what is proved, and from loose bounds to tight ones.
 _METHODS = {
     "ibp": "IBP",
@@ -56,7 +56,8 @@ def render(records: Sequence[dict], title: str | None = None) -> str:
     return text.getvalue()
 
 
-def _table(records, title) -> rich.table.Table:
+def _table(records, title) -> rich.console.Group:
+    """The table, and below it what all rows share."""
     flat = [record | (record.get("certified_by") or {}) for record in records]
     accuracies = _MEASURED | _methods(records) | _TOTAL
     shared = {name: flat[0][name] for name in _SHARED if _agree(flat, name)}
@@ -66,10 +67,9 @@ def _table(records, title) -> rich.table.Table:
         if name not in shared and any(record.get(name) is not None for record in flat)
     }
     facts = [f"{_FACTS[name]} {value}" for name, value in shared.items()]
-    caption = ", ".join(["accuracies in percent", *facts]) if flat else None
+    note = ", ".join(["accuracies in percent", *facts]) if flat else ""
     table = rich.table.Table(
         title=None if title is None else rich.text.Text(title),
-        caption=caption and rich.text.Text(caption),
         box=rich.box.SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
@@ -85,7 +85,7 @@ def _table(records, title) -> rich.table.Table:
     for record in flat:
         cells = (_cell(record.get(name), name in accuracies) for name in titles)
         table.add_row(*map(rich.text.Text, cells))  # No markup in brackets.
-    return table
+    return rich.console.Group(table, rich.text.Text(f" {note}\n", style="italic"))
 
 
 def _agree(records, name) -> bool:

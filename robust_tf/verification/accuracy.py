@@ -1,8 +1,10 @@
 """Clean, attacked and certified accuracy of a classifier on a data set."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 from robust_tf.attacks.pgd import margins_of
 from robust_tf.errors import InputError
 from robust_tf.propagation.compute import compute_bounds
+from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
 from robust_tf.specifications import margin_specification
 
@@ -52,16 +55,7 @@ class Accuracy:
 
 
 def measure(
-    model: keras.Model,
-    batches: Iterable,
-    threat: Threat,
-    *,
-    methods: tuple[str, ...] = ("ibp", "crown-ibp"),
-    attack: Callable | None = None,
-    relaxation: str = "adaptive",
-    memory_budget_mb: float | None = None,
-    seed: int = 0,
-    progress: Callable = lambda _: None,
+    model: keras.Model, batches: Iterable, threat: Threat, **options
 ) -> Accuracy:
     """Measures a classifier on padded batches.
 
@@ -69,6 +63,37 @@ def measure(
         model: from `robust_tf.convert`.
         batches: of (images, labels, weights); weight 0 marks padding.
         threat: radius, norm and valid range.
+        **options: of `measure_radii`.
+
+    Raises:
+        InputError: for batches without examples.
+        RuntimeError: where an attack and a proof contradict each other.
+    """
+    (result,) = measure_radii(model, batches, threat, [threat.epsilon], **options)
+    return result
+
+
+def measure_radii(
+    model: keras.Model,
+    batches: Iterable,
+    threat: Threat,
+    radii: Sequence[float],
+    *,
+    methods: tuple[str, ...] = ("ibp", "crown-ibp"),
+    attack: Callable | None = None,
+    relaxation: str = "adaptive",
+    memory_budget_mb: float | None = None,
+    seed: int = 0,
+    progress: Callable = lambda _: None,
+) -> list[Accuracy]:
+    """Measures a classifier at several radii, one after the other.
+
+    Args:
+        model: from `robust_tf.convert`.
+        batches: of (images, labels, weights); weight 0 marks padding. They are gone
+            through once for each radius.
+        threat: norm and valid range; its radius is not used.
+        radii: in pixels in [0, 1].
         methods: of `compute_bounds`.
         attack: such as `attacks.pgd.PGD`; None for no attack.
         relaxation: of `compute_bounds`.
@@ -81,13 +106,14 @@ def measure(
         RuntimeError: where an attack and a proof contradict each other.
     """
 
-    @tf.function(reduce_retracing=True)
-    def examine(images, labels, seed):
+    @tf.function(autograph=False, reduce_retracing=True)
+    def examine(images, labels, seed, radius):
+        region = LpBall(images, radius, threat.norm, threat.valid_range)
         return _examine(
             model,
             images,
             labels,
-            threat,
+            region,
             methods,
             attack,
             seed,
@@ -95,6 +121,17 @@ def measure(
             memory_budget_mb=memory_budget_mb,
         )
 
+    threats = [dataclasses.replace(threat, epsilon=radius) for radius in radii]
+    results = []
+    for one in threats:  # Each was checked.
+        found = functools.partial(examine, radius=tf.constant(one.epsilon, tf.float64))
+        results.append(_gathered(found, batches, seed, progress))
+        _check_consistency(results[-1])
+    return results
+
+
+def _gathered(examine, batches, seed, progress) -> Accuracy:
+    """What `examine` finds on all examples, without padding."""
     parts = []
     for number, (images, labels, weights) in enumerate(batches):
         found = examine(images, labels, tf.constant([seed, number]))
@@ -104,18 +141,15 @@ def measure(
     if not parts:
         raise InputError("There are no examples to measure on. Raise `count`.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    result = Accuracy(
+    return Accuracy(
         clean=joined.pop("clean"),
         attacked=joined.pop("attacked", None),
         certified=joined,
     )
-    _check_consistency(result)
-    return result
 
 
-def _examine(model, images, labels, threat, methods, attack, seed, **options):
+def _examine(model, images, labels, region, methods, attack, seed, **options):
     """Booleans by name, `[batch]`."""
-    region = threat.region(images)
     logits = model(images, training=False)
     is_clean = margins_of(logits, labels) > 0.0
     found = {"clean": is_clean}

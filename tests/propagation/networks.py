@@ -35,23 +35,23 @@ def mlp(dtype="float32"):
 
 def smooth(dtype="float32"):
     inputs = tensor = keras.Input((5,), dtype=dtype)
-    for activation in ("sigmoid", "tanh", "softplus", "elu", kl.ELU(2.0, dtype=dtype)):
-        tensor = kl.Dense(6, activation, dtype=dtype)(tensor)
+    for activation in ("sigmoid", "softplus", "tanh", kl.ELU(2.0, dtype=dtype)):
+        tensor = kl.Dense(4, activation, dtype=dtype)(tensor)
     return keras.Model(inputs, kl.Dense(3, dtype=dtype)(tensor))
 
 
 def convolutions(dtype="float32"):
     """Strides, groups, dilation, depthwise, all kinds of pooling."""
-    inputs = keras.Input((8, 7, 2), dtype=dtype)
+    inputs = keras.Input((6, 5, 1), dtype=dtype)
     tensor = kl.Rescaling(2.0, -0.5, dtype=dtype)(inputs)
-    tensor = kl.Conv2D(4, 3, padding="same", activation="relu", dtype=dtype)(tensor)
+    tensor = kl.Conv2D(2, 3, padding="same", activation="relu", dtype=dtype)(tensor)
     tensor = kl.MaxPooling2D(2, padding="same", dtype=dtype)(tensor)
-    tensor = kl.Conv2D(4, 2, groups=2, activation="tanh", dtype=dtype)(tensor)
+    tensor = kl.Conv2D(2, 2, groups=2, activation="tanh", dtype=dtype)(tensor)
     tensor = kl.ZeroPadding2D(((1, 0), (0, 2)), dtype=dtype)(tensor)
     tensor = kl.DepthwiseConv2D(3, depth_multiplier=2, dtype=dtype)(tensor)
     tensor = kl.LeakyReLU(0.2, dtype=dtype)(tensor)
     tensor = kl.AveragePooling2D(2, 1, padding="same", dtype=dtype)(tensor)
-    tensor = kl.Conv2D(3, 2, dilation_rate=1, activation="relu", dtype=dtype)(tensor)
+    tensor = kl.Conv2D(3, 2, activation="relu", dtype=dtype)(tensor)
     return keras.Model(inputs, kl.GlobalMaxPooling2D(dtype=dtype)(tensor))
 
 
@@ -91,12 +91,22 @@ def residual(dtype="float32"):
     return keras.Model(inputs, kl.Dense(3, dtype=dtype)(pooled))
 
 
+def patches(dtype="float32"):
+    """Two convolutions whose neurons see little of the image."""
+    inputs = keras.Input((8, 7, 1), dtype=dtype)
+    tensor = kl.Conv2D(2, 3, padding="same", activation="relu", dtype=dtype)(inputs)
+    tensor = kl.Conv2D(3, 3, 2, "same", activation="leaky_relu", dtype=dtype)(tensor)
+    tensor = kl.Flatten(dtype=dtype)(tensor)
+    return keras.Model(inputs, kl.Dense(3, dtype=dtype)(tensor))
+
+
 ALL = {
     "mlp": mlp,
     "smooth": smooth,
     "convolutions": convolutions,
     "sequence": sequence,
     "residual": residual,
+    "patches": patches,
 }
 
 

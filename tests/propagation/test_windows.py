@@ -38,7 +38,8 @@ class Stack:
     def convolve(self, tensor, strides=1, filters=4, padding=None):
         kernel = self.pick(1, 2, 3, (3, 2))
         padding = padding or self.pick("same", "valid")
-        groups = 2 if tensor.shape[-1] % 2 == 0 and self.random.random() < 0.3 else 1
+        is_even = tensor.shape[-1] % 2 == 0 and filters % 2 == 0
+        groups = 2 if is_even and self.random.random() < 0.3 else 1
         dilation = self.pick(1, 1, 2) if strides == 1 else 1
         return layers.Conv2D(
             filters,
@@ -114,10 +115,10 @@ def check(graph, region, monkeypatch, relaxation="adaptive"):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_stacks(seed, monkeypatch):
-    graph = BoundGraph.from_model(Stack(seed).model())
+    model = Stack(seed).model()
+    graph = BoundGraph.from_model(model)
     # Every norm meets every kind of range over the seeds.
     norm, is_clipped = REGIONS[seed % len(REGIONS)]
-    model = Stack(seed).model()
     assert check(graph, region_for(model, norm, is_clipped), monkeypatch) >= 5
 
 
@@ -138,7 +139,7 @@ def test_every_region(norm, is_clipped, monkeypatch):
     assert check(graph, region_for(model, norm, is_clipped), monkeypatch) == 8
 
 
-def test_float32_weights_and_boxes(monkeypatch):
+def test_boxes(monkeypatch):
     model = Stack(3).model()
     lower = networks.centers(model, 2, dtype="float64")
     width = 0.2 * np.random.default_rng(0).random(lower.shape)
@@ -150,7 +151,7 @@ def test_windows_are_chosen_where_they_are_less_work():
     inputs = keras.Input((12, 12, 1))
     near = layers.Conv2D(2, 3)(inputs)
     far = layers.Conv2D(2, 3)(layers.ReLU()(near))
-    for _ in range(4):
+    for _ in range(12):
         far = layers.Conv2D(2, 3, padding="same")(layers.ReLU()(far))
     graph = BoundGraph.from_model(keras.Model(inputs, far))
     chosen = [

@@ -1,0 +1,59 @@
+r"""Draws the training curves of run folders, and prints a table of their results.
+
+robust-tf-plot --run=runs/mnist_ibp --run=runs/mnist_crown_ibp --out=pictures
+"""
+
+import pathlib
+
+from absl import flags
+from absl import logging
+
+from robust_tf.experiments import command_line
+from robust_tf.report import files
+from robust_tf.report import plots
+from robust_tf.report import results
+from robust_tf.report import tables
+
+_FLAGS = flags.FLAGS
+
+
+def main(argv):
+    """Reads the run folders, and writes a picture and a table of all of them."""
+    del argv
+    folders = results.run_folders(_FLAGS.run)
+    metrics = {
+        name: files.read_json_lines(folder / results.METRICS)
+        for name, folder in folders.items()
+        if (folder / results.METRICS).exists()
+    }
+    records = [
+        record
+        for name, folder in folders.items()
+        for record in results.read_results(folder, name)
+    ]
+    out = pathlib.Path(_FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if any(metrics.values()):
+        plots.training_curves(metrics, out / "training_curves.png")
+        logging.info("The training curves are in '%s'.", out / "training_curves.png")
+    else:
+        logging.warning("No run has records of epochs, so there are no curves.")
+    if records:
+        tables.show(records)
+        files.write_atomically(out / "results.txt", tables.render(records))
+        logging.info("The table is in '%s'.", out / "results.txt")
+    else:
+        logging.warning("No run has results yet, so there is no table.")
+
+
+def run():
+    """Entry point of the console script."""
+    flags.DEFINE_multi_string(
+        "run", None, "A run folder. Repeat the flag to compare several."
+    )
+    flags.DEFINE_string("out", None, "The folder to write the picture and table to.")
+    command_line.run(main, required=["run", "out"])
+
+
+if __name__ == "__main__":
+    run()

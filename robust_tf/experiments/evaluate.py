@@ -1,0 +1,186 @@
+"""Clean, attacked and certified accuracy of one or many models."""
+
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import rich.console
+import rich.progress
+
+from robust_tf import data as datasets
+from robust_tf.errors import InputError
+from robust_tf.experiments.settings import Bounds
+from robust_tf.experiments.settings import Data
+from robust_tf.experiments.settings import Examples
+from robust_tf.layers.convert import convert
+from robust_tf.regions import Threat
+from robust_tf.report.files import write_json
+from robust_tf.verification.accuracy import measure
+
+_ACCURACIES = ("clean_accuracy", "pgd_accuracy", "certified_accuracy")
+
+
+def evaluate(
+    workdir,
+    *,
+    models: Sequence[str],
+    data: Data,
+    threat: Threat,
+    examples: Examples = Examples(),  # noqa: B008
+    bounds: Bounds = Bounds(),  # noqa: B008
+    attack: Callable | None = None,
+    seed: int = 0,
+) -> dict:
+    """Measures models, and writes `evaluation.json` into `workdir`.
+
+    Args:
+        workdir: made if it is missing; None writes nothing.
+        models: paths of `.keras` files or run folders; plain Keras models are
+            converted.
+        data: which images.
+        threat: perturbations.
+        examples: which of the images.
+        bounds: certificates.
+        attack: such as `attacks.pgd.PGD`; None for no attack.
+        seed: of the attack.
+
+    Returns:
+        `{"models": [one record each], "family": {"min" | "median" | "max": record}}`;
+        the family is there for two models or more.
+
+    Raises:
+        InputError: for files that are missing or are no classifiers of these images.
+    """
+    if not models:
+        raise InputError("There must be at least one model. Give `--model=PATH`.")
+    loaded = [(path, _load(path)) for path in models]  # All are seen before the work.
+    images = datasets.load(
+        data.name,
+        examples.split,
+        data.data_dir,
+        validation_share=data.validation_share,
+    )
+    for path, model in loaded:
+        _check_fit(path, model, images)
+    records = [
+        _record(path, model, images, threat, examples, bounds, attack, seed)
+        for path, model in loaded
+    ]
+    result = {"models": records}
+    if len(records) > 1:
+        result["family"] = _family(records)
+    if workdir is not None:
+        workdir = pathlib.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "evaluation.json", result)
+    return result
+
+
+def model_file(path) -> pathlib.Path:
+    """Returns the `.keras` file that a path names: itself, or a run folder's.
+
+    Raises:
+        InputError: where there is none.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        file = path / "model.keras"
+        if not file.is_file():
+            raise InputError(
+                f"Folder '{path}' holds no finished run: `model.keras` is missing. "
+                "Let the training end, or name another folder."
+            )
+        return file
+    if path.suffix != ".keras" or not path.is_file():
+        raise InputError(
+            "`--model` must name a `.keras` file or a run folder. Received: "
+            f"'{path}'" + ("" if path.exists() else ", which does not exist")
+        )
+    return path
+
+
+def dataset_of(path) -> str | None:
+    """Returns the name of the data set that a run folder was trained on, if known."""
+    summary = pathlib.Path(path) / "summary.json"
+    if not summary.is_file():
+        return None
+    return json.loads(summary.read_text()).get("dataset")
+
+
+def _load(path) -> keras.Model:
+    return convert(model_file(path))
+
+
+def _check_fit(path, model, images):
+    shape, classes = model.input_shape[1:], model.output_shape[-1]
+    if shape != images.image_shape or classes != images.num_classes:
+        raise InputError(
+            f"Model '{path}' takes inputs of shape {shape} and knows {classes} "
+            f"classes. Received: '{images.name}', of shape {images.image_shape} and "
+            f"{images.num_classes} classes. Give another --dataset or --model."
+        )
+
+
+def _record(path, model, images, threat, examples, bounds, attack, seed):
+    begun = time.perf_counter()
+    batches = datasets.evaluation_batches(
+        images, examples.batch_size, examples.start, examples.count
+    )
+    with rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.MofNCompleteColumn(),
+        console=rich.console.Console(stderr=True),
+        transient=True,
+    ) as bar:
+        total = (
+            len(images) - examples.start if examples.count is None else examples.count
+        )
+        task = bar.add_task(str(path), total=total)
+        accuracy = measure(
+            model,
+            batches,
+            threat,
+            methods=bounds.methods,
+            attack=attack,
+            relaxation=bounds.relaxation,
+            memory_budget_mb=bounds.memory_budget_mb,
+            seed=seed,
+            progress=lambda count: bar.advance(task, count),
+        )
+    return {
+        "name": str(path),
+        "dataset": images.name,
+        "split": examples.split,
+        "start": examples.start,
+        "architecture": model.name,
+        "epsilon": threat.epsilon,
+        "norm": str(threat.norm),
+        **accuracy.summary(),
+        "relaxation": bounds.relaxation,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "model_digest": hashlib.sha256(model_file(path).read_bytes()).hexdigest(),
+        "data_digest": images.digest,
+    }
+
+
+def _family(records):
+    """Least, median and greatest of each accuracy, each over all models."""
+    statistics = {"min": np.min, "median": np.median, "max": np.max}
+    family = {}
+    for name, of in statistics.items():
+        row = {"name": name}
+        for key in _ACCURACIES:
+            if key in records[0]:
+                row[key] = round(float(of([record[key] for record in records])), 6)
+        row["certified_by"] = {
+            method: round(float(of([r["certified_by"][method] for r in records])), 6)
+            for method in records[0].get("certified_by", {})
+        }
+        family[name] = row
+    return family

@@ -1,0 +1,74 @@
+"""The results that run folders hold: `summary.json` and `evaluation.json`."""
+
+import json
+import os
+import pathlib
+
+from robust_tf.errors import InputError
+
+METRICS = "metrics.jsonl"
+RESULTS = ("summary.json", "evaluation.json")
+
+
+def run_folders(paths: list[str]) -> dict[str, pathlib.Path]:
+    """Returns run folders by name: the folders' own names, if these differ.
+
+    Raises:
+        InputError: for what is no folder, or holds nothing that a run writes.
+    """
+    folders = {path: pathlib.Path(path) for path in paths}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise InputError(
+                "`--run` must name a folder that a run has written. Received: "
+                f"'{folder}', which is no folder."
+            )
+        if not any((folder / name).exists() for name in (METRICS, *RESULTS)):
+            raise InputError(
+                f"`--run` must name a run folder, with {METRICS}, "
+                f"{' or '.join(RESULTS)} in it. Received: '{folder}', which has none "
+                "of them."
+            )
+    names = {path: pathlib.Path(os.path.abspath(path)).name for path in folders}
+    are_unique = len(set(names.values())) == len(names)
+    return {names[path] if are_unique else path: folders[path] for path in folders}
+
+
+def read_results(folder: pathlib.Path, name: str) -> list[dict]:
+    """Returns the records of a run folder, in the order of its files.
+
+    Args:
+        folder: of the run.
+        name: of the records that have none of their own.
+
+    Raises:
+        InputError: for a file without records of results.
+    """
+    records = []
+    for path in (folder / file for file in RESULTS):
+        if path.exists():
+            records += [{"name": name} | record for record in _records(path)]
+    return records
+
+
+def _records(path):
+    """One record, several in a list, or several by name."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read as JSON: {error}") from error
+    if isinstance(content, dict) and any(map(_is_record, content.values())):
+        named = {name: one for name, one in content.items() if _is_record(one)}
+        content = [{"name": name} | one for name, one in named.items()]
+    elif isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list) or not all(map(_is_record, content)):
+        raise InputError(
+            f"'{path}' must hold records of results, with `clean_accuracy` in each. "
+            "Measure the model again."
+        )
+    return content
+
+
+def _is_record(value) -> bool:
+    return isinstance(value, dict) and "clean_accuracy" in value
