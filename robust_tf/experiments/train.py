@@ -162,6 +162,9 @@ def _fit(model, training, validation, data, run, steps, done, callbacks, workdir
 
 def _signature(training, data, threat, run, model) -> dict[str, str]:
     """What must agree for one run to go on with another's checkpoint."""
+    optimizer = model.optimizer.get_config()
+    # Keras numbers the names within a process: a second call must not differ.
+    optimizer["name"] = type(model.optimizer).__name__.lower()
     return {
         "data": training.digest,
         "batch_size": str(data.batch_size),
@@ -169,7 +172,7 @@ def _signature(training, data, threat, run, model) -> dict[str, str]:
         "threat": repr(threat),
         "objective": repr(model.objective),
         "ramp": repr(model.ramp),
-        "optimizer": json.dumps(model.optimizer.get_config(), default=str),
+        "optimizer": json.dumps(optimizer, default=str),
         "clipping": repr((run.max_gradient_norm, run.micro_batches)),
         "seed": str(run.seed),
     }

@@ -191,10 +191,12 @@ def test_from_a_file(make, tmp_path):
 @each_model
 def test_float64_stays(make):
     policy = keras.config.dtype_policy()
+    keras.config.set_floatx("float64")  # Of the inputs.
     keras.config.set_dtype_policy("float64")
     try:
         model = randomize(make())
     finally:
+        keras.config.set_floatx("float32")
         keras.config.set_dtype_policy(policy)
     points = np.random.default_rng(1).random((3, *model.inputs[0].shape[1:]))
     converted = rt.convert(model)

@@ -42,7 +42,7 @@ def smooth(dtype="float32"):
 
 def convolutions(dtype="float32"):
     """Strides, groups, dilation, depthwise, all kinds of pooling."""
-    inputs = keras.Input((6, 5, 1), dtype=dtype)
+    inputs = keras.Input((7, 5, 1), dtype=dtype)
     tensor = kl.Rescaling(2.0, -0.5, dtype=dtype)(inputs)
     tensor = kl.Conv2D(2, 3, padding="same", activation="relu", dtype=dtype)(tensor)
     tensor = kl.MaxPooling2D(2, padding="same", dtype=dtype)(tensor)

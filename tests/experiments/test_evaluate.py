@@ -1,0 +1,110 @@
+"""The evaluation of saved models on the embedded digits."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import robust_tf as rt
+from robust_tf.attacks.pgd import PGD
+from robust_tf.experiments.evaluate import evaluate
+from robust_tf.experiments.settings import Bounds
+from robust_tf.experiments.settings import Data
+from robust_tf.experiments.settings import Examples
+from robust_tf.regions import Threat
+
+DIGITS = Data("digits")
+
+
+def save(path, seed, shape=(8, 8, 1), classes=10):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(12, activation="relu"),
+            keras.layers.Dense(classes, activation="softmax"),
+        ]
+    )
+    model.save(path)
+    return str(path)
+
+
+def test_a_family_and_its_records(tmp_path):
+    paths = [save(tmp_path / f"{seed}.keras", seed) for seed in range(3)]
+    result = evaluate(
+        tmp_path / "out",
+        models=paths,
+        data=DIGITS,
+        threat=Threat(0.01),
+        examples=Examples(start=300, count=45, batch_size=20),
+        bounds=Bounds(("ibp", "crown"), "best"),
+        attack=PGD(steps=3),
+    )
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+    records = result["models"]
+    assert [record["name"] for record in records] == paths
+    clean = [record["clean_accuracy"] for record in records]
+    assert result["family"]["median"]["clean_accuracy"] == np.median(clean)
+    assert result["family"]["max"]["clean_accuracy"] == max(clean)
+    for record in records:
+        assert record["examples"] == 45
+        assert record["start"] == 300
+        by_method = record["certified_by"]
+        assert by_method["ibp"] <= by_method["crown"] <= record["certified_accuracy"]
+        assert record["certified_accuracy"] <= record["pgd_accuracy"]
+        assert record["pgd_accuracy"] <= record["clean_accuracy"]
+
+
+def test_results_do_not_depend_on_the_batch_size(tmp_path):
+    path = save(tmp_path / "a.keras", 0)
+    results = [
+        evaluate(
+            None,
+            models=[path],
+            data=DIGITS,
+            threat=Threat(0.01),
+            examples=Examples(count=30, batch_size=size),
+            bounds=Bounds(("crown-ibp",)),
+        )["models"][0]["certified_accuracy"]
+        for size in (7, 30)
+    ]
+    assert results[0] == results[1]
+
+
+def test_run_folders(tmp_path):
+    save(tmp_path / "model.keras", 0)
+    result = evaluate(
+        None,
+        models=[tmp_path],
+        data=DIGITS,
+        threat=Threat(0.0),
+        examples=Examples(count=5),
+        bounds=Bounds(("ibp",)),
+    )
+    assert result["models"][0]["name"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.keras", "does not exist"),
+        ("notes.txt", "must name a `.keras` file or a run folder"),
+        ("empty", "holds no finished run"),
+        ("junk.keras", "could not be read"),
+        ("small.keras", "takes inputs of shape"),
+    ],
+)
+def test_unusable_models_are_named(tmp_path, name, message):
+    (tmp_path / "notes.txt").write_text("no model")
+    (tmp_path / "junk.keras").write_text("no model")
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "small.keras", 0, shape=(4,))
+    with pytest.raises(rt.InputError, match=message):
+        evaluate(None, models=[tmp_path / name], data=DIGITS, threat=Threat(0.1))
+
+
+def test_no_models():
+    with pytest.raises(rt.InputError, match="--model"):
+        evaluate(None, models=[], data=DIGITS, threat=Threat(0.1))

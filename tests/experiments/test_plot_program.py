@@ -1,0 +1,44 @@
+"""`bin/plot.py`: pictures and a table from run folders."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from robust_tf.report import files
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "bin/plot.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_draws_and_shows(tmp_path):
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for epoch in range(2):
+        record = {"epoch": epoch, "loss": 1.0, "clean_accuracy": 0.5, "epsilon": 0.1}
+        files.append_json_line(folder / "metrics.jsonl", record)
+    files.write_json(folder / "summary.json", {"clean_accuracy": 0.5, "epsilon": 0.1})
+    done = run(f"--run={folder}", f"--out={tmp_path / 'a' / 'b'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "a" / "b" / "results.txt").read_text()
+    assert done.stdout.split("\n")[3].split() == ["digits", "0.1", "50.00"]
+    picture = (tmp_path / "a" / "b" / "training_curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_bad_input_ends_with_status_2(tmp_path):
+    done = run(f"--run={tmp_path / 'none'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2, done.stderr
+    assert "plot.py: `--run` must name a folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
