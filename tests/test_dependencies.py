@@ -150,7 +150,7 @@ def test_exceptions_are_needed():
         ("data", "from robust_tf import bounds", False),
         ("schedules", "import robust_tf.data", False),
         ("training", "from robust_tf import data, schedules", True),
-        ("training", "import robust_tf.report.files", False),
+        ("training", "import robust_tf.interchange", False),
         ("experiments", "from robust_tf.report import files", True),
         ("report", "import bin.train", False),
         ("bin", "from robust_tf.experiments import train", True),

@@ -1,6 +1,7 @@
 """What a configuration chooses, in groups."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from robust_tf.errors import InputError
@@ -61,12 +62,26 @@ class Run:
     keep: str = "last"
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise InputError(f"`epochs` must be at least 1. Received: {self.epochs}")
-        if self.keep not in ("last", "best"):
-            raise InputError(
-                f"`keep` must be 'last' or 'best'. Received: {self.keep!r}"
-            )
+        rate, norm = self.learning_rate, self.max_gradient_norm
+        rules = {
+            "epochs": (_is_whole(self.epochs, 1), "a whole number of at least 1"),
+            "seed": (_is_whole(self.seed, 0, 2**32), "a whole number in [0, 2^32)"),
+            "micro_batches": (
+                _is_whole(self.micro_batches, 1),
+                "a whole number of at least 1",
+            ),
+            "max_gradient_norm": (norm is None or norm > 0.0, "above 0, or None"),
+            "learning_rate": (
+                callable(rate) or isinstance(rate, int | float),
+                "a number, or a schedule such as `schedules.StepDecay`",
+            ),
+            "keep": (self.keep in ("last", "best"), "'last' or 'best'"),
+        }
+        for name, (is_met, rule) in rules.items():
+            if not is_met:
+                raise InputError(
+                    f"`{name}` must be {rule}. Received: {getattr(self, name)!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,3 +114,7 @@ class Bounds:
     methods: tuple[str, ...] = ("ibp", "crown-ibp", "crown")
     relaxation: str = "adaptive"
     memory_budget_mb: float | None = None
+
+
+def _is_whole(value, low, end=math.inf):
+    return isinstance(value, int) and low <= value < end

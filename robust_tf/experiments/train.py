@@ -1,7 +1,10 @@
 """One training run, from a configuration to a run folder."""
 
+import hashlib
 import json
+import math
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
@@ -59,9 +62,10 @@ def train(
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    _check_parts(data, run)
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
-    training = _load(data, "train")
+    training, test = _load(data, "train"), _load(data, "test")
     validation = _load(data, "validation") if data.validation_share else None
     steps = datasets.steps_per_epoch(training, data.batch_size)
     with strategy_for(run.devices).scope():
@@ -73,6 +77,11 @@ def train(
             **_selection(model, run, validation),
         )
         done = checkpoints.resume(model)
+    if done > run.epochs:
+        raise InputError(
+            f"The run in '{workdir}' has trained for {done} epochs already. Received: "
+            f"epochs = {run.epochs}. Raise it, or give another --workdir."
+        )
     log = MetricsLog(workdir / "metrics.jsonl")
     log.cut_back(done)
     _fit(
@@ -83,7 +92,7 @@ def train(
     _save(model.classifier, workdir / "model.keras")
     accuracy = measure(
         model.classifier,
-        datasets.evaluation_batches(_load(data, "test"), _EVALUATION_BATCH),
+        datasets.evaluation_batches(test, _EVALUATION_BATCH),
         test_threat or threat,
         attack=test_attack,
         seed=run.seed,
@@ -92,6 +101,16 @@ def train(
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}
     write_json(workdir / "summary.json", summary)
     return summary
+
+
+def _check_parts(data, run):
+    parts = max(len(run.devices), 1) * run.micro_batches
+    if data.batch_size % parts:
+        raise InputError(
+            f"`batch_size` must be a multiple of {parts}, {run.micro_batches} "
+            f"micro-batches on each of {max(len(run.devices), 1)} devices. Received: "
+            f"{data.batch_size}"
+        )
 
 
 def _load(data, split):
@@ -131,7 +150,12 @@ def _selection(model, run, validation):
     certified = model.objective.is_certified
     key = "val_certified_accuracy" if certified else "val_clean_accuracy"
     end = getattr(run.ramp, "start", 0) + getattr(run.ramp, "length", 0)
-    return {"monitor": key, "first_epoch": int(end)}
+    if end > run.epochs - 1:
+        raise InputError(
+            "`keep = 'best'` needs an epoch after the ramp of the radius, which ends "
+            f"after {end} epochs. Received: epochs = {run.epochs}"
+        )
+    return {"monitor": key, "first_epoch": math.ceil(end)}
 
 
 def _fit(model, training, validation, data, run, steps, done, callbacks, workdir):
@@ -165,10 +189,11 @@ def _signature(training, data, threat, run, model) -> dict[str, str]:
     optimizer = model.optimizer.get_config()
     # Keras numbers the names within a process: a second call must not differ.
     optimizer["name"] = type(model.optimizer).__name__.lower()
-    return {
+    values = {
         "data": training.digest,
         "batch_size": str(data.batch_size),
         "augmentation": repr(data.augmentation),
+        "architecture": _fingerprint(model.classifier),
         "threat": repr(threat),
         "objective": repr(model.objective),
         "ramp": repr(model.ramp),
@@ -176,13 +201,26 @@ def _signature(training, data, threat, run, model) -> dict[str, str]:
         "clipping": repr((run.max_gradient_norm, run.micro_batches)),
         "seed": str(run.seed),
     }
+    # Addresses of functions differ from process to process.
+    return {key: re.sub(" at 0x[0-9a-f]+", "", text) for key, text in values.items()}
+
+
+def _fingerprint(classifier) -> str:
+    """Number of parameters, and a digest of what the layers compute."""
+    layers = [
+        (type(layer).__name__, layer.get_config() | {"name": None})
+        for layer in classifier.operations
+    ]
+    content = json.dumps(layers, default=str).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    return f"{classifier.count_params()} parameters, {digest[:16]}"
 
 
 def _describe(data, threat, architecture, objective, run):
-    name = getattr(architecture, "__name__", None) or architecture.func.__name__
+    function = getattr(architecture, "func", architecture)  # Of a partial one.
     return {
         "dataset": data.name,
-        "architecture": name,
+        "architecture": getattr(function, "__name__", type(function).__name__),
         "method": objective.method,
         "epsilon": threat.epsilon,
         "norm": str(threat.norm),

@@ -11,11 +11,11 @@ from robust_tf.layers.base import Relaxation
 
 # Lower slopes of the unstable neurons of piecewise linear activations.
 RELAXATIONS = ("adaptive", "same-slope", "zero-lb", "one-lb")
-# Which neurons take the lower slope 1, by the slope of the chord.
+# Which neurons take the lower slope 1, by the share of the interval above 0.
 _TAKES_ONE = {
-    "adaptive": lambda chord, leak: chord > (1.0 + leak) / 2.0,
-    "zero-lb": lambda chord, _: chord >= 1.0,
-    "one-lb": lambda chord, leak: chord > leak,
+    "adaptive": lambda share: share > 0.5,
+    "zero-lb": lambda share: share >= 1.0,
+    "one-lb": lambda share: share > 0.0,
 }
 _GUARD = 1e-8
 _BISECTIONS = 12
@@ -41,15 +41,15 @@ class _TwoPieces(ElementwiseLayer):
         low = tf.minimum(inputs.lower, 0.0)
         # The guard gives slope 1 at l = u = 0, and is void elsewhere.
         high = tf.maximum(tf.maximum(inputs.upper, 0.0), low + _GUARD)
-        rise = high - leak * low if leak else high
-        chord = rise / (high - low)  # 1 where active, `leak` where inactive.
+        share = high / (high - low)  # Exactly 1 where active, 0 where inactive.
+        chord = (high - leak * low) / (high - low) if leak else share
         intercept = (leak - chord) * low
         if lower_slope is not None:
             lower = self._given(inputs, chord, lower_slope)
         elif relaxation == "same-slope":
             lower = chord
         elif relaxation in _TAKES_ONE:
-            takes_one = _TAKES_ONE[relaxation](chord, leak)
+            takes_one = _TAKES_ONE[relaxation](share)
             lower = tf.where(takes_one, tf.ones_like(chord), leak)
         else:
             raise InputError(

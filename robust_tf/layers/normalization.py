@@ -67,11 +67,12 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return Moments(mean, variance)
-        mean_of_squares = variance + tf.square(mean)
-        mean, mean_of_squares = context.all_reduce(
-            tf.distribute.ReduceOp.MEAN, [mean, mean_of_squares]
+        total_mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        # Not `E[z^2] - E[z]^2`: that cancels where the mean is large.
+        about_it = variance + tf.square(mean - total_mean)
+        return Moments(
+            total_mean, context.all_reduce(tf.distribute.ReduceOp.MEAN, about_it)
         )
-        return Moments(mean, mean_of_squares - tf.square(mean))
 
     def normalize(self, inputs: tf.Tensor, moments: Moments | None = None) -> tf.Tensor:
         """Returns the layer's output for the given statistics (default: moving)."""

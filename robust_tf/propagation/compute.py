@@ -114,9 +114,11 @@ def compute_bounds(
         memory_budget_mb,
     )
     bounds = query.intervals()
-    count = query.rows.shape[1]
-    lower = query.lower_bounds(tf.concat([query.rows, -query.rows], 1), bounds)
-    result = IntervalBound(lower[:, :count], -lower[:, count:])
+    # Two passes, not one over both: a graph that reads one end computes one.
+    result = IntervalBound(
+        query.lower_bounds(query.rows, bounds),
+        -query.lower_bounds(-query.rows, bounds),
+    )
     if not intermediate:
         return result
     layers = {node.layer.name: bounds[node.output] for node in query.graph.nodes}

@@ -234,7 +234,8 @@ def _draw_runs(axes, metrics, is_shown):
             100.0 * values if _is_accuracy(key) else values,
             color=_CYCLE[(number if several else place) % len(_CYCLE)],
             linestyle=_DASHES[(place if several else is_validation) % len(_DASHES)],
-            linewidth=0.9 if is_validation else 1.6,
+            # The total lies below: it may be one term and nothing else.
+            linewidth=0.9 if is_validation else 3.2 if key == "loss" else 1.6,
             label=f"{run}: {_said(key)}" if several else _said(key),
         )
 

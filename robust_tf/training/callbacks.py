@@ -6,6 +6,7 @@ import time
 import keras
 import numpy as np
 
+from robust_tf.errors import InputError
 from robust_tf.report.files import append_json_line
 from robust_tf.report.files import read_json_lines
 from robust_tf.report.files import to_json
@@ -77,15 +78,21 @@ class Checkpoints(keras.callbacks.Callback):
         self._notes = dict(checkpoint.notes)
         return checkpoint.epoch
 
-    def restore_best(self, model: keras.Model) -> bool:
-        """Sets the classifier to the best weights; False where there are none."""
-        if self._notes["best_epoch"] is None:
-            return False
+    def restore_best(self, model: keras.Model) -> None:
+        """Sets the classifier to the best weights.
+
+        Raises:
+            InputError: where there are none, or they are damaged.
+        """
         checkpoint = self._store.load(self.BEST)
-        if checkpoint is None:
-            return False
+        if checkpoint is None or checkpoint.notes != self._best():
+            raise InputError(
+                f"The checkpoint '{self.BEST}' is missing, damaged or of another "
+                f"epoch than {self._notes['best_epoch']}, which was the best. Remove "
+                "the run folder's checkpoints and train again, or keep the last "
+                "weights: keep = 'last'."
+            )
         restore(model.classifier.variables, checkpoint.values)
-        return True
 
     def on_epoch_begin(self, epoch, logs=None):
         del epoch, logs
@@ -104,7 +111,10 @@ class Checkpoints(keras.callbacks.Callback):
         if best is None or value >= best:
             self._notes |= {"best_value": value, "best_epoch": epoch}
             values = collect(self.model.classifier.variables)
-            self._store.save(Checkpoint(epoch + 1, values, self.notes), self.BEST)
+            self._store.save(Checkpoint(epoch + 1, values, self._best()), self.BEST)
+
+    def _best(self) -> dict:
+        return {key: self._notes[key] for key in ("best_value", "best_epoch")}
 
 
 def _variables(model) -> list:

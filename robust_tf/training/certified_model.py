@@ -71,14 +71,19 @@ class CertifiedModel(keras.Model):
         return list(self._means.values())
 
     def train_step(self, data):
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if weights is not None:
+            raise InputError(
+                "Training takes no weights of examples or classes. Received: batches "
+                "of (images, labels, weights). Leave the weights out."
+            )
         variables = self.classifier.trainable_variables
         step = self.optimizer.iterations
         total = None
         for number, part in enumerate(self._split(images, labels)):
             with tf.GradientTape() as tape:
                 forward = self._forward(*part, self.ramp(step), step, number)
-                losses, parts = self.objective(forward)
+                losses, parts = self._penalized(forward)
                 # Over the global batch: `optimizer.apply` sums over replicas.
                 loss = tf.nn.compute_average_loss(losses) / self.micro_batches
             gradients = tape.gradient(loss, variables)
@@ -94,9 +99,14 @@ class CertifiedModel(keras.Model):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         step = tf.constant(0, tf.int64)
         forward = self._forward(images, labels, 1.0, step, 0, training=False)
-        losses, parts = self.objective(forward)
+        losses, parts = self._penalized(forward)
         self._update(forward, losses, parts, weights)
         return self.get_metrics_result()
+
+    def _penalized(self, forward):
+        """The objective, plus what regularizers of the classifier's layers add."""
+        losses, parts = self.objective(forward)
+        return losses + sum(self.classifier.losses), parts
 
     def _split(self, images, labels):
         if self.micro_batches == 1:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -56,9 +57,8 @@ class CheckpointStore:
             "notes": checkpoint.notes,
         }
         write_json(self._folder / f"{stem}.json", record)
-        for old in self._stems()[self._keep :]:
-            for suffix in (".json", ".npz"):  # The digest first: then it is not whole.
-                (self._folder / f"{old}{suffix}").unlink(missing_ok=True)
+        if name is None:
+            self._prune(stem)
 
     def newest(self) -> Checkpoint | None:
         """Returns the newest whole checkpoint; None where there is none.
@@ -107,6 +107,14 @@ class CheckpointStore:
                 "it with its own configuration, or give another --workdir."
             )
 
+    def _prune(self, newest):
+        """Drops all but the last few up to `newest`; later ones had been passed over."""
+        stems = self._stems()
+        first = stems.index(newest)
+        for old in stems[:first] + stems[first + self._keep :]:
+            for suffix in (".json", ".npz"):  # The digest first: then it is not whole.
+                (self._folder / f"{old}{suffix}").unlink(missing_ok=True)
+
     def _stems(self) -> list[str]:
         """Names of checkpoints, newest first; those without a digest too."""
         return sorted(
@@ -115,9 +123,13 @@ class CheckpointStore:
 
 
 def collect(variables: Sequence) -> dict[str, np.ndarray]:
-    """Returns the values of variables, in order, under unique names."""
+    """Returns the values of variables, in order, under unique names.
+
+    Names do not tell what else the process has made: Keras calls the second layer of
+    a kind `dense_1`, in a second model `dense_5`.
+    """
     return {
-        f"{number:04d} {variable.path}": np.asarray(variable)
+        _without_counters(f"{number:04d} {variable.path}"): np.asarray(variable)
         for number, variable in enumerate(variables)
     }
 
@@ -129,6 +141,7 @@ def restore(variables: Sequence, values: Mapping[str, np.ndarray]) -> None:
         InputError: where names, shapes or types differ; nothing is set then.
     """
     wanted = collect(variables)
+    values = {_without_counters(name): value for name, value in values.items()}
     problems = [
         f"{name}: {_form(values.get(name))} there, {_form(wanted.get(name))} here"
         for name in sorted(wanted.keys() | values.keys())
@@ -143,6 +156,10 @@ def restore(variables: Sequence, values: Mapping[str, np.ndarray]) -> None:
         )
     for variable, value in zip(variables, values.values(), strict=True):
         variable.assign(value)
+
+
+def _without_counters(name) -> str:
+    return re.sub(r"_\d+(?=[/_]|$)", "", name)
 
 
 def _packed(values) -> bytes:

@@ -1,18 +1,20 @@
 """Which strategy a run uses."""
 
+import functools
+
 import tensorflow as tf
 
 from robust_tf.errors import InputError
 
 
 def strategy_for(devices=()) -> tf.distribute.Strategy:
-    """Returns a mirrored strategy for two devices or more, else the default.
+    """Returns a mirrored strategy for two devices or more, one device's, or the default.
 
     Args:
-        devices: names such as "GPU:0".
+        devices: names such as "GPU:0"; none for the default strategy.
 
     Raises:
-        InputError: for a device that does not exist.
+        InputError: for a device that does not exist, or is named twice.
     """
     known = {
         f"{device.device_type}:{device.name.split(':')[-1]}"
@@ -23,6 +25,15 @@ def strategy_for(devices=()) -> tf.distribute.Strategy:
         raise InputError(
             f"There is no device {missing}. This machine has {sorted(known)}."
         )
+    if len(set(devices)) < len(devices):
+        raise InputError(f"Devices must differ. Received: {list(devices)}")
+    return _strategy(tuple(devices))
+
+
+@functools.cache  # A second mirrored strategy reuses the first one's collective keys.
+def _strategy(devices):
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy(list(devices))
+    if devices:
+        return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.get_strategy()

@@ -13,6 +13,8 @@ def clip_across_replicas(gradients, max_norm: float):
     if context.num_replicas_in_sync == 1:
         clipped, _ = tf.clip_by_global_norm(gradients, max_norm)
         return clipped
-    total = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    known = [gradient for gradient in gradients if gradient is not None]
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, known)
     clipped, _ = tf.clip_by_global_norm(total, max_norm)
-    return [gradient / context.num_replicas_in_sync for gradient in clipped]
+    shares = iter([gradient / context.num_replicas_in_sync for gradient in clipped])
+    return [None if gradient is None else next(shares) for gradient in gradients]

@@ -21,9 +21,8 @@ def fresh_configuration():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.gin")))
 def test_binds_set_and_augmentation(name):
-    pytest.importorskip("robust_tf.experiments.train")
     gin.parse_config_file(str(FOLDER / f"{name}.gin"))
-    assert gin.query_parameter("train.train.dataset") == name
+    assert gin.query_parameter("settings.Data.name") == name
     if name in AUGMENTATIONS:
-        bound = gin.query_parameter("train.train.augmentation")
+        bound = gin.query_parameter("settings.Data.augmentation")
         assert bound.scoped_configurable_fn() == AUGMENTATIONS[name]

@@ -156,6 +156,22 @@ def test_golden_relu_relaxation(row, relaxation):
     np.testing.assert_allclose(np.ravel(found), wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_lines_run_through_the_ends(name):
+    """The chord, or across 0 the tangent from the far end; inside a bend neither."""
+    kind, _, function = FUNCTIONS[name]
+    low, high = np.asarray([-3.0, 1.0, -1.0, -3.0]), np.asarray([-1.0, 3.0, 3.0, 1.0])
+    found = lines(kind(dtype="float64"), tf.constant(low), tf.constant(high))
+    slope, intercept, upper_slope, upper_intercept = found
+    below = [function(z) - slope * z - intercept for z in (low, high)]
+    above = [upper_slope * z + upper_intercept - function(z) for z in (low, high)]
+    # Rows: at the lower end, at the upper one; columns: the intervals.
+    touches = np.abs(below) < 1e-3
+    np.testing.assert_array_equal(touches, [[0, 1, 1, 0], [0, 1, 1, 1]])
+    touches = np.abs(above) < 1e-3
+    np.testing.assert_array_equal(touches, [[1, 0, 1, 1], [1, 0, 0, 1]])
+
+
 class TestReLU:
     # Over [l, u] with l < 0 < u the chord has slope u / (u - l).
     @pytest.mark.parametrize(
@@ -192,6 +208,25 @@ class TestReLU:
         outputs = tf.matmul(tf.nn.relu(points), rows[0], transpose_b=True)
         below = tf.matmul(points, pulled[0], transpose_b=True) + constant
         assert float(tf.reduce_min(outputs - below)) >= -1e-5
+
+    @pytest.mark.parametrize("relaxation", RELAXATIONS)
+    @pytest.mark.parametrize("slope", [0.0, 0.1, 0.3, 1.0])
+    def test_stable_neurons_are_exact(self, slope, relaxation):
+        """Rounding of the chord must not make an inactive neuron an unstable one."""
+        low = np.random.default_rng(0).uniform(-2.0, 2.0, 1000).astype("float32")
+        low = low[abs(low) > 1e-3]
+        high = np.where(low < 0.0, low / 2.0, low * 2.0)
+        found = lines(
+            layers.LeakyReLU(slope),
+            tf.constant(low),
+            tf.constant(high),
+            relaxation=relaxation,
+        )
+        wanted = np.where(low < 0.0, slope, 1.0)
+        for value, exact in zip(found, (wanted, 0.0, wanted, 0.0), strict=True):
+            np.testing.assert_allclose(
+                value, np.broadcast_to(exact, low.shape), atol=3e-7
+            )
 
     def test_unknown_relaxation(self):
         box = IntervalBound(tf.constant([[-1.0]]), tf.constant([[1.0]]))

@@ -38,11 +38,11 @@ def test_greatest_lower_end_from_below():
 
 
 def test_chord_against_the_rest_from_above():
-    # Over [0, 4] the entry that can be greatest meets a rest of at most 3: the line
-    # through (0, 3) and (4, 4).
-    coefficients, constant = pulled([0, 1, 1, -1], [4, 3, 2, 0], -1.0)
-    np.testing.assert_allclose(coefficients, [-0.25, 0.0, 0.0, 0.0])
-    assert constant == pytest.approx(-3.0)
+    # Over [1, 5] the entry that can be greatest meets a rest of at most 3: the line
+    # through (1, 3) and (5, 5).
+    coefficients, constant = pulled([1, 0, 2, -1], [5, 3, 2.5, 0], -1.0)
+    np.testing.assert_allclose(coefficients, [-0.5, 0.0, 0.0, 0.0])
+    assert constant == pytest.approx(-2.5)
 
 
 @pytest.mark.parametrize("ends", [(1.0, 1.0), (-1.0, 2.0)], ids=["points", "intervals"])

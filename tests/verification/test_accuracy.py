@@ -73,9 +73,7 @@ def test_a_contradiction_stops_the_run(model):
         return tf.cast(1 - labels, tf.float32)[:, None]
 
     with pytest.raises(RuntimeError, match="proved robust by ibp"):
-        measure(
-            model, batches([0.9], [1]), Threat(0.1), methods=("ibp",), attack=liar
-        )
+        measure(model, batches([0.9], [1]), Threat(0.1), methods=("ibp",), attack=liar)
 
 
 def test_nothing_to_measure(model):

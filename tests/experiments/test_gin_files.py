@@ -1,0 +1,242 @@
+"""Every gin file trains; flags win; bad input is told in one message."""
+
+import itertools
+import json
+import pathlib
+import re
+
+import gin
+import numpy as np
+import pytest
+from absl import flags
+
+from bin import train as program
+from robust_tf import data as datasets
+from robust_tf.data import ImageDataset
+from robust_tf.experiments import command_line
+from robust_tf.experiments import configuration
+from robust_tf.training.certified_model import CertifiedModel
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}
+EXPERIMENT = str(CONFIGS / "experiments" / "digits_eps0.1_crown_ibp.gin")
+# One step, on few neurons.
+TINY = (
+    "EPOCHS = 1",
+    "settings.Data.batch_size = 8",
+    "cnn.cnn_2layer.width = 1",
+    "cnn.cnn_2layer.linear_size = 8",
+    "test/pgd.PGD.steps = 1",
+)
+
+
+def names(folder):
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.gin"))
+
+
+def load(name, split, data_dir=None, validation_share=0.0):
+    """Random images of the right shape, whatever the set."""
+    random = np.random.default_rng(len(split))
+    shape = SHAPES.get(name.split(":")[0], (32, 32, 3))
+    images = random.integers(0, 256, (8, *shape), np.uint8)
+    return ImageDataset(name, images, random.integers(0, 10, 8), 10, split)
+
+
+@pytest.fixture
+def random_data(monkeypatch):
+    monkeypatch.setattr(datasets, "load", load)
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path):
+    """A function that runs `bin/train.py` in this process; it returns the status."""
+
+    def run(*arguments, folder=tmp_path):
+        values = flags.FlagValues()
+        command_line.define_common_flags(values)
+        arguments = ["train.py", f"--workdir={folder}", *arguments]
+        command_line.parse_flags(arguments, values)
+        monkeypatch.setattr(program, "_FLAGS", values)
+        monkeypatch.setattr(program.sys, "argv", arguments)
+        return command_line.guarded(program.main, ["train.py"])
+
+    yield run
+    gin.clear_config()
+
+
+def params(bindings):
+    return [f"--gin_param={binding}" for binding in bindings]
+
+
+def assert_trained(folder, method=None):
+    summary = json.loads((folder / "summary.json").read_text())
+    assert 0.0 <= summary["certified_accuracy"] <= summary["pgd_accuracy"]
+    assert method in (None, summary["method"])
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["step"] >= 1
+    assert np.isfinite([value for value in record.values()]).all()
+    written = {path.name for path in folder.iterdir()}
+    assert written >= {"operative_config.gin", "environment.json", "model.keras"}
+
+
+@pytest.mark.parametrize("method", names("methods"))
+def test_methods(launch, random_data, tmp_path, method):
+    lines = ["base/train", "datasets/digits", "architectures/cnn_2layer"]
+    lines = [f"include 'gin_configs/{name}.gin'" for name in lines]
+    lines += [f"include 'gin_configs/methods/{method}.gin'"]
+    lines += ["EPSILON = 0.1", "LEARNING_RATE = 1e-3"]
+    (tmp_path / "all.gin").write_text("\n".join(lines))
+    assert launch(f"--gin_file={tmp_path / 'all.gin'}", *params(TINY)) is None
+    assert_trained(tmp_path, method.removesuffix("_natural").replace("_", "-"))
+
+
+@pytest.mark.parametrize("name", names("experiments"))
+def test_experiments_can_be_set_up(launch, random_data, monkeypatch, tmp_path, name):
+    """All is made that an experiment names; only the training itself is left out."""
+
+    class SetUp(Exception):
+        pass
+
+    def fit(self, batches, **options):
+        images, labels = next(iter(batches))
+        assert images.shape[1:] == self.classifier.input_shape[1:]
+        assert len(labels) == len(images) == 8
+        raise SetUp
+
+    monkeypatch.setattr(CertifiedModel, "fit", fit)
+    path = CONFIGS / "experiments" / f"{name}.gin"
+    with pytest.raises(SetUp):
+        launch(f"--gin_file={path}", "--gin_param=settings.Data.batch_size = 8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names("experiments"))
+def test_experiments_train(launch, random_data, tmp_path, name):
+    bindings = ("EPOCHS = 1", "settings.Data.batch_size = 8", "test/pgd.PGD.steps = 1")
+    path = CONFIGS / "experiments" / f"{name}.gin"
+    assert launch(f"--gin_file={path}", *params(bindings)) is None
+    assert_trained(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    list(itertools.product(names("architectures"), names("methods"))),
+)
+def test_architectures_train(launch, random_data, tmp_path, architecture, method):
+    parts = ("base/train", "datasets/mnist", f"architectures/{architecture}")
+    arguments = [f"--gin_file={CONFIGS / part}.gin" for part in parts]
+    arguments.append(f"--gin_file={CONFIGS / 'methods' / method}.gin")
+    bindings = ("EPOCHS = 1", "EPSILON = 0.1", "settings.Data.batch_size = 8")
+    bindings += ("test/pgd.PGD.steps = 1",)
+    assert launch(*arguments, *params(bindings)) is None
+    assert_trained(tmp_path)
+
+
+def _outcome(folder):
+    """The result of a run, without its times."""
+    summary = json.loads((folder / "summary.json").read_text())
+    (record,) = (folder / "checkpoints").glob("epoch-*.json")
+    return summary | {"train_seconds": None}, json.loads(record.read_text())["sha256"]
+
+
+def test_flags_win_and_the_operative_configuration_replays(
+    launch, random_data, tmp_path
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = ("--epsilon=8/255", "--norm=2", "--seed=3", f"--data_dir={tmp_path}")
+    file = f"--gin_file={EXPERIMENT}"
+    assert launch(file, *given, *params(TINY), folder=first) is None
+    operative = (first / "operative_config.gin").read_text()
+    for line in (
+        f"Threat.epsilon = {8 / 255!r}",
+        "Threat.norm = '2'",
+        "Run.seed = 3",
+        f"Data.data_dir = '{tmp_path}'",
+        "cnn_2layer.linear_size = 8",
+        "PGD.steps = 1",
+    ):
+        assert f"{line}\n" in operative.replace("\\\n    ", "")
+    summary, _ = _outcome(first)
+    wanted = {"epsilon": 8 / 255, "norm": "2", "seed": 3}
+    assert {key: summary[key] for key in wanted} == wanted
+    replayed = f"--gin_file={first / 'operative_config.gin'}"
+    assert launch(replayed, folder=second) is None
+    assert _outcome(second) == _outcome(first)
+    assert (second / "operative_config.gin").read_text() == operative
+    command = json.loads((first / "environment.json").read_text())["command_line"]
+    assert "--epsilon=8/255" in command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "`--gin_file` must name a configuration"),
+        (["--gin_file=none.gin"], "There is no gin file `none.gin`"),
+        (
+            ["--gin_file=gin_configs/base/train.gin"],
+            r"required values unset:\n  EPOCHS \(.*\n  EPSILON \(",
+        ),
+        (
+            ["--gin_file=gin_configs/base/train.gin", *params(TINY[:1])]
+            + params(["EPSILON = 0.1"]),
+            r"Required bindings for|missing .* required",
+        ),
+        (params(["settings.Data.name = 'no_such_set'"]), "no_such_set"),
+        (
+            [*params(["settings.Data.name = 'mnist'"]), "--data_dir=/none/such"],
+            "/none/such",
+        ),
+        (params(["settings.Data.batch_size = 1438"]), "1437 examples.* 1438"),
+        (params(["settings.Data.batch_size = 0"]), "`batch_size`"),
+        (params(["settings.Run.devices = ('GPU:7',)"]), "no device .'GPU:7'"),
+        (params(["settings.Run.keep = 'best'"]), "validation_share"),
+        (params(["settings.Run.jit = True"]), "no parameter `jit`"),
+        (params(["EPOCHS = 0"]), "`epochs`"),
+        (["--epsilon=-0.1"], "`--epsilon` must be"),
+        (["--epsilon=8"], "pixels in"),
+        (["--norm=0.5"], "`norm` must be"),
+        (["--seed=-1"], "`seed` must be"),
+    ],
+)
+def test_bad_input(launch, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(CONFIGS.parent)
+    if arguments and "--gin_file" not in arguments[0]:
+        arguments = [f"--gin_file={EXPERIMENT}", *arguments]
+    assert launch(*arguments) == command_line.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: ")
+    assert "Traceback" not in error
+    assert re.search(message, error), error
+
+
+def test_odd_sides(launch, random_data, capsys, monkeypatch):
+    monkeypatch.setitem(SHAPES, "digits", (9, 9, 1))
+    assert launch(f"--gin_file={EXPERIMENT}", *params(TINY)) == 2
+    assert "must be divisible by 4. Received: input shape (9, 9, 1)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_refused_run_leaves_the_folder_of_another_as_it_was(
+    launch, random_data, capsys, tmp_path
+):
+    file = f"--gin_file={EXPERIMENT}"
+    assert launch(file, *params(TINY)) is None
+    files = ("operative_config.gin", "environment.json", "summary.json")
+    before = [(tmp_path / name).read_text() for name in files]
+    assert launch(file, *params(TINY), "--seed=9") == 2
+    assert "belongs to another run:\n  seed: '0' there, '9' here" in (
+        capsys.readouterr().err
+    )
+    assert [(tmp_path / name).read_text() for name in files] == before
+
+
+def test_a_run_without_its_macro_but_with_the_flag(launch, random_data, tmp_path):
+    """`--epsilon` is enough where a configuration leaves the radius open."""
+    parts = ("base/train", "datasets/digits", "architectures/cnn_2layer")
+    arguments = [f"--gin_file={CONFIGS / part}.gin" for part in parts]
+    arguments.append(f"--gin_file={CONFIGS / 'methods' / 'natural'}.gin")
+    assert launch(*arguments, "--epsilon=0.1", *params(TINY)) is None
+    assert configuration.operative()

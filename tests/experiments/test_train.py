@@ -1,0 +1,363 @@
+"""Run folders, and runs that are interrupted and go on."""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import robust_tf as rt
+from robust_tf import data as datasets
+from robust_tf import schedules
+from robust_tf.attacks.pgd import PGD
+from robust_tf.data import ImageDataset
+from robust_tf.data import RandomFlipAndCrop
+from robust_tf.experiments.settings import Data
+from robust_tf.experiments.settings import Run
+from robust_tf.experiments.train import train
+from robust_tf.objectives import terms
+from robust_tf.regions import Threat
+from robust_tf.training import checkpoints
+from robust_tf.training.callbacks import MetricsLog
+from robust_tf.training.checkpoints import CheckpointStore
+from tests.training import small
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZES = {"train": 48, "validation": 20, "test": 20}
+DATA = Data("digits", batch_size=16)
+RUN = Run(
+    epochs=2,
+    optimizer=keras.optimizers.Adam,
+    learning_rate=0.01,
+    ramp=schedules.LinearRamp(start=0, length=1),
+)
+
+
+def classifier(input_shape, num_classes, **options):
+    assert (input_shape, num_classes) == (small.SHAPE, small.CLASSES)
+    return small.cnn(seed=None, **options)
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+    """Whatever set is asked for, these images come."""
+
+    def load(name, split, data_dir=None, validation_share=0.0):
+        images, labels = small.images_and_labels(SIZES[split], seed=len(split))
+        return ImageDataset(name, images, labels, small.CLASSES, split)
+
+    monkeypatch.setattr(datasets, "load", load)
+
+
+def launch(folder, data=DATA, run=RUN, **more):
+    arguments = {
+        "threat": Threat(0.05),
+        "architecture": classifier,
+        "objective": terms.natural(),
+    } | more
+    return train(folder, data=data, run=run, **arguments)
+
+
+def records(folder):
+    """Lines of `metrics.jsonl`, without what differs from run to run."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": None} for line in lines]
+
+
+def result(folder):
+    """What must be the same, bit for bit, however often a run was interrupted."""
+    epochs = sorted((folder / "checkpoints").glob("epoch-*.json"))
+    notes = [json.loads(path.read_text())["notes"] for path in epochs]
+    return {
+        "records": records(folder),
+        "summary": json.loads((folder / "summary.json").read_text())
+        | {"train_seconds": None},
+        "epochs": [path.name for path in epochs],
+        "digests": [json.loads(path.read_text())["sha256"] for path in epochs],
+        "notes": [note | {"seconds": None} for note in notes],
+        "weights": [
+            value.tobytes()
+            for value in keras.models.load_model(folder / "model.keras").get_weights()
+        ],
+    }
+
+
+class Killed(BaseException):
+    """Ends a run where it stands."""
+
+
+def _kill_in_epoch(epoch, monkeypatch):
+    def on_epoch_begin(self, number, logs=None):
+        begin(self, number, logs)
+        self.is_last = number == epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.is_last and batch == 1:
+            raise Killed
+
+    begin = MetricsLog.on_epoch_begin
+    monkeypatch.setattr(MetricsLog, "on_epoch_begin", on_epoch_begin)
+    monkeypatch.setattr(MetricsLog, "on_train_batch_end", on_train_batch_end)
+
+
+def _kill_after_metrics(epoch, monkeypatch):
+    def save(self, checkpoint, name=None):
+        if checkpoint.epoch == epoch + 1:
+            raise Killed
+        write(self, checkpoint, name)
+
+    write = CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", save)
+
+
+def _kill_before_digest(epoch, monkeypatch):
+    def write_json(path, record):
+        if path.name == f"epoch-{epoch + 1:06d}.json":
+            raise Killed
+        write(path, record)
+
+    write = checkpoints.write_json
+    monkeypatch.setattr(checkpoints, "write_json", write_json)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
+    """Killed at the start, in an epoch, after its metrics, before its digest."""
+    settings = {
+        "data": dataclasses.replace(
+            DATA, validation_share=0.2, augmentation=RandomFlipAndCrop(padding=1)
+        ),
+        "run": dataclasses.replace(
+            RUN,
+            epochs=5,
+            keep="best",
+            max_gradient_norm=1.0,
+            learning_rate=schedules.StepDecay(0.01, every=2),
+        ),
+        "architecture": functools.partial(classifier, normalized=True, dropout=0.2),
+        "objective": terms.WeightedSum(
+            (
+                terms.IntervalCrossEntropy(),
+                terms.AdversarialCrossEntropy(PGD(steps=2)),
+            ),
+            (terms.FollowsRadius(0.0, 0.5), 0.5),
+        ),
+        "test_attack": PGD(steps=2),
+    }
+    launch(tmp_path / "whole", **settings)
+    kills = ((0, _kill_in_epoch), (2, _kill_in_epoch))
+    kills += ((2, _kill_after_metrics), (3, _kill_before_digest))
+    for epoch, kill in kills:
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+            kill(epoch, patched)
+            launch(tmp_path / "parts", **settings)
+    launch(tmp_path / "parts", **settings)
+    whole, parts = result(tmp_path / "whole"), result(tmp_path / "parts")
+    assert parts == whole
+    assert whole["notes"][-1]["best_epoch"] is not None
+    assert [record["epoch"] for record in whole["records"]] == [0, 1, 2, 3, 4]
+    assert [record["step"] for record in whole["records"]] == [3, 6, 9, 12, 15]
+
+
+def _metrics(tmp_path):
+    return [record["epoch"] for record in records(tmp_path)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a short natural run, and what it returned; not to be changed."""
+    with pytest.MonkeyPatch.context() as patched:
+        small_data.__wrapped__(patched)
+        folder = tmp_path_factory.mktemp("finished")
+        return folder, launch(folder)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of the finished run."""
+    subprocess.run(["cp", "-r", str(finished[0]), str(tmp_path / "run")], check=True)
+    return tmp_path / "run"
+
+
+def test_the_run_folder(finished):
+    folder, summary = finished
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert (
+        summary.items()
+        >= {
+            "dataset": "digits",
+            "architecture": "classifier",
+            "method": "natural",
+            "epsilon": 0.05,
+            "norm": "inf",
+            "epochs": 2,
+            "seed": 0,
+            "examples": 20,
+        }.items()
+    )
+    names = {"clean_accuracy", "certified_accuracy", "certified_by", "train_seconds"}
+    assert summary.keys() >= names
+    expected = {"epoch", "step", "seconds", "epsilon", "loss", "standard_loss"}
+    assert records(folder)[0].keys() == expected | {"clean_accuracy"}
+    assert list((folder / "tensorboard" / "train").iterdir())
+    files = {"checkpoints", "metrics.jsonl", "model.keras", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == files | {"tensorboard"}
+
+
+def test_a_finished_run_is_not_trained_again(folder):
+    before = result(folder)
+    for name in ("model.keras", "summary.json"):
+        (folder / name).unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(keras.optimizers.Adam, "apply", _refuse)
+        launch(folder)
+    assert result(folder) == before
+
+
+def _refuse(*_, **__):
+    raise AssertionError("A finished run was trained.")
+
+
+def test_more_epochs_go_on(folder, tmp_path):
+    longer = dataclasses.replace(RUN, epochs=3)
+    launch(folder, run=longer)
+    launch(tmp_path / "whole", run=longer)
+    assert result(folder) == result(tmp_path / "whole")
+
+
+def test_fewer_epochs_are_refused(folder):
+    with pytest.raises(rt.InputError, match="2 epochs already. Received: epochs = 1"):
+        launch(folder, run=dataclasses.replace(RUN, epochs=1))
+
+
+def test_with_all_checkpoints_damaged_it_starts_from_scratch(folder, caplog):
+    before = result(folder)
+    for path in (folder / "checkpoints").glob("*.npz"):
+        os.truncate(path, 100)
+    with caplog.at_level(logging.WARNING, "absl"):
+        launch(folder)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert sum("is passed over" in warning for warning in warnings) == 2
+    assert result(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": dataclasses.replace(DATA, batch_size=24)}, "batch_size: '16' there"),
+        ({"threat": Threat(0.06)}, "threat: .*0.05.* there, .*0.06.* here"),
+        ({"objective": terms.robust(None)}, "objective: "),
+        ({"run": dataclasses.replace(RUN, seed=1)}, "seed: '0' there, '1' here"),
+        ({"run": dataclasses.replace(RUN, learning_rate=0.1)}, "optimizer: "),
+        (
+            {"architecture": functools.partial(classifier, dropout=0.5)},
+            "architecture: '.* parameters, .*' there",
+        ),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(folder, changed, message):
+    before = result(folder)
+    with pytest.raises(rt.InputError, match=f"another run:\n  {message}"):
+        launch(folder, **changed)
+    assert result(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "run", "message"),
+    [
+        ({}, {"keep": "best"}, "`keep = 'best'` needs a validation split"),
+        (
+            {"validation_share": 0.1},
+            {"keep": "best", "ramp": schedules.LinearRamp(1, 1)},
+            "needs an epoch after the ramp.*: epochs = 2",
+        ),
+        ({"batch_size": 49}, {}, "48 examples, which fill no batch"),
+        ({"batch_size": 15}, {"devices": ("CPU:0", "CPU:1")}, "a multiple of 2"),
+        ({"batch_size": 18}, {"micro_batches": 4}, "a multiple of 4"),
+        ({}, {"devices": ("GPU:7",)}, "There is no device"),
+    ],
+)
+def test_settings_that_cannot_be_met(tmp_path, data, run, message):
+    data = dataclasses.replace(DATA, **data)
+    with pytest.raises(rt.InputError, match=message):
+        launch(tmp_path, data=data, run=dataclasses.replace(RUN, **run))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "`epochs`"),
+        ({"epochs": 1.5}, "`epochs`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": 2**32}, "`seed`"),
+        ({"keep": "first"}, "`keep`"),
+        ({"micro_batches": 0}, "`micro_batches`"),
+        ({"max_gradient_norm": 0.0}, "`max_gradient_norm`"),
+        ({"learning_rate": "fast"}, "`learning_rate`"),
+    ],
+)
+def test_settings_out_of_range(changed, message):
+    with pytest.raises(rt.InputError, match=message):
+        dataclasses.replace(RUN, **changed)
+
+
+@pytest.mark.parametrize("devices", [("CPU:1",), ("CPU:0", "CPU:1")])
+def test_devices_make_no_difference(finished, tmp_path, devices):
+    run = dataclasses.replace(RUN, devices=devices)
+    launch(tmp_path, run=run)
+    for record, wanted in zip(records(tmp_path), records(finished[0]), strict=True):
+        assert record == pytest.approx(wanted, abs=1e-5)
+
+
+# What a process killed for good looks like: slow, as it starts four of them.
+
+_DIGITS = (
+    "settings.Run.epochs = 8",
+    "ramp/schedules.LinearRamp.start = 1",
+    "ramp/schedules.LinearRamp.length = 4",
+    "settings.Data.validation_share = 0.1",
+    "settings.Run.keep = 'best'",
+    "test/pgd.PGD.steps = 2",
+)
+
+
+def _start(folder):
+    command = [sys.executable, "bin/train.py", f"--workdir={folder}"]
+    command.append("--gin_file=gin_configs/experiments/digits_eps0.1_crown_ibp.gin")
+    command += [f"--gin_param={binding}" for binding in _DIGITS]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+
+def _finish(folder):
+    process = _start(folder)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.slow
+def test_kill_9(tmp_path):
+    _finish(tmp_path / "whole")
+    for epochs in (2, 5):
+        process = _start(tmp_path / "parts")
+        path, limit = tmp_path / "parts" / "metrics.jsonl", time.time() + 300
+        while not path.exists() or path.read_bytes().count(b"\n") < epochs:
+            assert process.poll() is None and time.time() < limit
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert len(records(tmp_path / "parts")) < 8
+    _finish(tmp_path / "parts")
+    assert result(tmp_path / "parts") == result(tmp_path / "whole")
+    for name in ("operative_config.gin",):
+        both = ((tmp_path / part / name).read_text() for part in ("parts", "whole"))
+        assert len(set(both)) == 1
+    assert np.isfinite([record["loss"] for record in records(tmp_path / "parts")]).all()
