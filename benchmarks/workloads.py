@@ -225,6 +225,16 @@ def operations(workload: Workload) -> int:
     return 2 * workload.batch_size * count[workload.kind](network)
 
 
+def patch_operations(workload: Workload) -> int:
+    """Returns the operations of a CROWN step in the patch form that we execute.
+
+    As `operations`, but rows on windows are multiplied by the dense matrix from window
+    to window, zeros included.
+    """
+    network = NETWORKS[workload.network]
+    return 2 * workload.batch_size * _crown(network, _window_matrix)
+
+
 def forward_multiply_adds(network: Network) -> int:
     """Returns the multiply-adds of one pass over one example."""
     return sum(layer.multiply_adds for layer in network.layers)
@@ -245,14 +255,14 @@ def _crown_ibp_step(network):
     return _ibp_step(network) + backward
 
 
-def _crown(network):
+def _crown(network, pull_back=None):
     """Bounds of every layer from rows pulled back to the image, then the margins."""
     first, *hidden, last = network.layers
     total = 2 * first.multiply_adds  # Interval bounds, exact here.
     for index, layer in enumerate(hidden, start=1):
         before = network.layers[:index]
         if layer.is_convolution:
-            total += _patch_rows(layer, before)
+            total += _patch_rows(layer, before, pull_back or _window_adjoint)
         else:  # Lower and upper rows of each unit.
             total += 2 * layer.output_shape[0] * _total(before)
     return total + (NUM_CLASSES - 1) * (
@@ -260,13 +270,29 @@ def _crown(network):
     )
 
 
-def _patch_rows(layer, before):
+def _patch_rows(layer, before, pull_back):
     """Lower and upper rows of every output neuron, each on the window it depends on."""
     window, count = layer.kernel_shape[0], 0
     for other in reversed(before):
-        count += window**2 * math.prod(other.kernel_shape)
-        window = (window - 1) * other.stride + other.kernel_shape[0]
+        count += pull_back(window, other)
+        window = _window_before(window, other)
     return 2 * math.prod(layer.output_shape) * count
+
+
+def _window_before(window, layer):
+    return (window - 1) * layer.stride + layer.kernel_shape[0]
+
+
+def _window_adjoint(window, layer):
+    """Multiply-adds of the transposed convolution on one window."""
+    return window**2 * math.prod(layer.kernel_shape)
+
+
+def _window_matrix(window, layer):
+    """Multiply-adds of the dense matrix from one window to the one before it."""
+    *_, channels_in, channels_out = layer.kernel_shape
+    entries = window**2 * channels_out
+    return entries * _window_before(window, layer) ** 2 * channels_in
 
 
 def _total(layers):
