@@ -8,8 +8,8 @@ import pathlib
 from absl import flags
 from absl import logging
 
+from robust_tf import files
 from robust_tf.experiments import command_line
-from robust_tf.report import files
 from robust_tf.report import plots
 from robust_tf.report import results
 from robust_tf.report import tables

@@ -12,11 +12,11 @@ import sys
 from absl import flags
 from absl import logging
 
+from robust_tf import files
 from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import train
-from robust_tf.report import files
 from robust_tf.report import tables
 
 _FLAGS = flags.FLAGS

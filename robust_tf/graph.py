@@ -78,6 +78,8 @@ class BoundGraph:
                 "Bounds need a model from `robust_tf.convert`. Received: "
                 f"{type(model).__name__}"
             )
+        # Bounds need all bits of float32; accelerators drop half of them by default.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         if not hasattr(model, "operations"):  # Opens a Sequential.
             model = keras.Model(model.inputs, model.outputs)
         if len(model.inputs) != 1 or len(model.outputs) != 1:

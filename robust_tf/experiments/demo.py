@@ -10,12 +10,12 @@ import rich.console
 import rich.progress
 
 from robust_tf import data
+from robust_tf import files
 from robust_tf.attacks.pgd import PGD
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import train
 from robust_tf.regions import Threat
-from robust_tf.report import files
 from robust_tf.report import plots
 from robust_tf.report import tables
 from robust_tf.verification.accuracy import measure_radii

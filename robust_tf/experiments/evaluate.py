@@ -17,9 +17,9 @@ from robust_tf.errors import InputError
 from robust_tf.experiments.settings import Bounds
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Examples
+from robust_tf.files import write_json
 from robust_tf.layers.convert import convert
 from robust_tf.regions import Threat
-from robust_tf.report.files import write_json
 from robust_tf.verification.accuracy import measure
 
 _ACCURACIES = ("clean_accuracy", "pgd_accuracy", "certified_accuracy")

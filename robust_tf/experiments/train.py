@@ -15,14 +15,15 @@ from robust_tf import schedules
 from robust_tf.errors import InputError
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
+from robust_tf.files import write_atomically
+from robust_tf.files import write_json
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.regions import Threat
-from robust_tf.report.files import write_atomically
-from robust_tf.report.files import write_json
 from robust_tf.training.callbacks import Checkpoints
 from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.certified_model import CertifiedModel
 from robust_tf.training.checkpoints import CheckpointStore
+from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
 from robust_tf.verification.accuracy import measure
 
@@ -65,6 +66,7 @@ def train(
     _check_parts(data, run)
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
+    sum_in_fixed_order()
     training, test = _load(data, "train"), _load(data, "test")
     validation = _load(data, "validation") if data.validation_share else None
     steps = datasets.steps_per_epoch(training, data.batch_size)

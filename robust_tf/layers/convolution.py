@@ -13,8 +13,8 @@ from robust_tf.layers.base import weight
 # A dense matrix from window to window does this many times the work of the transposed
 # convolution before the latter, slow on small windows, is preferred.
 _MATRIX_OVERHEAD = 8.0
-# Up to so many input channels the transposed convolution of oneDNN is three times slower
-# on CPUs than TensorFlow's own, which explicit padding selects.
+# Up to so many input channels oneDNN's transposed convolution is three times slower on
+# CPUs than TensorFlow's own, which explicit padding selects.
 _FEW_CHANNELS = 4
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from robust_tf.errors import InputError
-from robust_tf.report.files import write_atomically
+from robust_tf.files import write_atomically
 
 # Told apart by colour-blind readers too (M. Okabe, K. Ito: Color Universal Design).
 _ORANGE, _SKY, _GREEN = "#e69f00", "#56b4e9", "#009e73"

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from robust_tf.errors import InputError
-from robust_tf.report.files import append_json_line
-from robust_tf.report.files import read_json_lines
-from robust_tf.report.files import to_json
-from robust_tf.report.files import write_atomically
+from robust_tf.files import append_json_line
+from robust_tf.files import read_json_lines
+from robust_tf.files import to_json
+from robust_tf.files import write_atomically
 from robust_tf.training.checkpoints import Checkpoint
 from robust_tf.training.checkpoints import CheckpointStore
 from robust_tf.training.checkpoints import collect

@@ -13,8 +13,8 @@ import numpy as np
 from absl import logging
 
 from robust_tf.errors import InputError
-from robust_tf.report.files import write_atomically
-from robust_tf.report.files import write_json
+from robust_tf.files import write_atomically
+from robust_tf.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from absl import app
 from absl import flags
 from absl.testing import parameterized
 
+from robust_tf import files
 from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
-from robust_tf.report import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """

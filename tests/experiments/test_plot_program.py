@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-from robust_tf.report import files
+from robust_tf import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import robust_tf as rt
-from robust_tf.report import files
+from robust_tf import files
 from robust_tf.training import checkpoints
 from robust_tf.training.checkpoints import Checkpoint
 from robust_tf.training.checkpoints import CheckpointStore

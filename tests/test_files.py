@@ -9,8 +9,8 @@ import pytest
 from absl import logging
 from absl.testing import parameterized
 
+from robust_tf import files
 from robust_tf.errors import InputError
-from robust_tf.report import files
 
 
 class WriteTest(parameterized.TestCase):
