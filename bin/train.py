@@ -34,14 +34,16 @@ def main(argv):
         _FLAGS.gin_file, [*_FLAGS.gin_param, *command_line.bindings(_FLAGS)]
     )
     workdir = pathlib.Path(_FLAGS.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.write_json(workdir / "environment.json", command_line.environment(sys.argv))
-    try:
-        summary = configuration.call(train.train, workdir=workdir)
-    finally:  # A failed run leaves its configuration too.
+    environment = command_line.environment(sys.argv)
+
+    def record():
+        files.write_json(workdir / "environment.json", environment)
         files.write_atomically(
             workdir / "operative_config.gin", configuration.operative()
         )
+
+    summary = configuration.call(train.train, workdir=workdir, on_accepted=record)
+    record()  # With what only the end of the run has used.
     tables.show([summary])
     logging.info("The run folder is '%s'.", workdir)
 

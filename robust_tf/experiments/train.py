@@ -40,6 +40,7 @@ def train(
     run: Run,
     test_threat: Threat | None = None,
     test_attack: Callable | None = None,
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> dict:
     """Trains a classifier; the same call after an interruption goes on with it.
 
@@ -54,6 +55,8 @@ def train(
         run: length, optimizer, schedules, devices.
         test_threat: what the result is measured against; `threat` by default.
         test_attack: measures attacked accuracy; None for none.
+        on_accepted: called once it is clear that the folder is this run's; what is
+            written before would harm another run that is refused.
 
     Returns:
         The content of `summary.json`.
@@ -62,7 +65,6 @@ def train(
         InputError: for settings that cannot be met, or a folder with another run.
     """
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     _check_parts(data, run)
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
@@ -72,18 +74,12 @@ def train(
     steps = datasets.steps_per_epoch(training, data.batch_size)
     with strategy_for(run.devices).scope():
         model = _build(training, threat, architecture, objective, run, steps)
-        checkpoints = Checkpoints(
-            CheckpointStore(
-                workdir / "checkpoints", _signature(training, data, threat, run, model)
-            ),
-            **_selection(model, run, validation),
+        store = CheckpointStore(
+            workdir / "checkpoints", _signature(training, data, threat, run, model)
         )
-        done = checkpoints.resume(model)
-    if done > run.epochs:
-        raise InputError(
-            f"The run in '{workdir}' has trained for {done} epochs already. Received: "
-            f"epochs = {run.epochs}. Raise it, or give another --workdir."
-        )
+        checkpoints = Checkpoints(store, **_selection(model, run, validation))
+        done = _epochs_done(workdir, checkpoints.resume(model), run)
+    on_accepted()
     log = MetricsLog(workdir / "metrics.jsonl")
     log.cut_back(done)
     _fit(
@@ -103,6 +99,15 @@ def train(
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}
     write_json(workdir / "summary.json", summary)
     return summary
+
+
+def _epochs_done(workdir, done, run) -> int:
+    if done > run.epochs:
+        raise InputError(
+            f"The run in '{workdir}' has trained for {done} epochs already. Received: "
+            f"epochs = {run.epochs}. Raise it, or give another --workdir."
+        )
+    return done
 
 
 def _check_parts(data, run):

@@ -108,7 +108,7 @@ class CheckpointStore:
             )
 
     def _prune(self, newest):
-        """Drops all but the last few up to `newest`; later ones had been passed over."""
+        """Drops all but the last few up to `newest`; later ones were passed over."""
         stems = self._stems()
         first = stems.index(newest)
         for old in stems[:first] + stems[first + self._keep :]:

@@ -8,7 +8,7 @@ from robust_tf.errors import InputError
 
 
 def strategy_for(devices=()) -> tf.distribute.Strategy:
-    """Returns a mirrored strategy for two devices or more, one device's, or the default.
+    """Returns a strategy for the devices: mirrored, one device's, or the default.
 
     Args:
         devices: names such as "GPU:0"; none for the default strategy.

@@ -22,7 +22,7 @@ SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1
 EXPERIMENT = str(CONFIGS / "experiments" / "digits_eps0.1_crown_ibp.gin")
 # One step, on few neurons.
 TINY = (
-    "EPOCHS = 1",
+    "settings.Run.epochs = 1",
     "settings.Data.batch_size = 8",
     "cnn.cnn_2layer.width = 1",
     "cnn.cnn_2layer.linear_size = 8",
@@ -85,7 +85,7 @@ def test_methods(launch, random_data, tmp_path, method):
     lines = ["base/train", "datasets/digits", "architectures/cnn_2layer"]
     lines = [f"include 'gin_configs/{name}.gin'" for name in lines]
     lines += [f"include 'gin_configs/methods/{method}.gin'"]
-    lines += ["EPSILON = 0.1", "LEARNING_RATE = 1e-3"]
+    lines += ["regions.Threat.epsilon = 0.1", "settings.Run.learning_rate = 1e-3"]
     (tmp_path / "all.gin").write_text("\n".join(lines))
     assert launch(f"--gin_file={tmp_path / 'all.gin'}", *params(TINY)) is None
     assert_trained(tmp_path, method.removesuffix("_natural").replace("_", "-"))
@@ -95,25 +95,29 @@ def test_methods(launch, random_data, tmp_path, method):
 def test_experiments_can_be_set_up(launch, random_data, monkeypatch, tmp_path, name):
     """All is made that an experiment names; only the training itself is left out."""
 
-    class SetUp(Exception):
+    class SetUpError(Exception):
         pass
 
     def fit(self, batches, **options):
         images, labels = next(iter(batches))
         assert images.shape[1:] == self.classifier.input_shape[1:]
         assert len(labels) == len(images) == 8
-        raise SetUp
+        raise SetUpError
 
     monkeypatch.setattr(CertifiedModel, "fit", fit)
     path = CONFIGS / "experiments" / f"{name}.gin"
-    with pytest.raises(SetUp):
+    with pytest.raises(SetUpError):
         launch(f"--gin_file={path}", "--gin_param=settings.Data.batch_size = 8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names("experiments"))
 def test_experiments_train(launch, random_data, tmp_path, name):
-    bindings = ("EPOCHS = 1", "settings.Data.batch_size = 8", "test/pgd.PGD.steps = 1")
+    bindings = (
+        "settings.Run.epochs = 1",
+        "settings.Data.batch_size = 8",
+        "test/pgd.PGD.steps = 1",
+    )
     path = CONFIGS / "experiments" / f"{name}.gin"
     assert launch(f"--gin_file={path}", *params(bindings)) is None
     assert_trained(tmp_path)
@@ -128,7 +132,11 @@ def test_architectures_train(launch, random_data, tmp_path, architecture, method
     parts = ("base/train", "datasets/mnist", f"architectures/{architecture}")
     arguments = [f"--gin_file={CONFIGS / part}.gin" for part in parts]
     arguments.append(f"--gin_file={CONFIGS / 'methods' / method}.gin")
-    bindings = ("EPOCHS = 1", "EPSILON = 0.1", "settings.Data.batch_size = 8")
+    bindings = (
+        "settings.Run.epochs = 1",
+        "regions.Threat.epsilon = 0.1",
+        "settings.Data.batch_size = 8",
+    )
     bindings += ("test/pgd.PGD.steps = 1",)
     assert launch(*arguments, *params(bindings)) is None
     assert_trained(tmp_path)
@@ -176,11 +184,11 @@ def test_flags_win_and_the_operative_configuration_replays(
         (["--gin_file=none.gin"], "There is no gin file `none.gin`"),
         (
             ["--gin_file=gin_configs/base/train.gin"],
-            r"required values unset:\n  EPOCHS \(.*\n  EPSILON \(",
+            r"values unset:\n  .*Threat\.epsilon \(.*\n  .*Run\.epochs \(",
         ),
         (
             ["--gin_file=gin_configs/base/train.gin", *params(TINY[:1])]
-            + params(["EPSILON = 0.1"]),
+            + params(["regions.Threat.epsilon = 0.1"]),
             r"Required bindings for|missing .* required",
         ),
         (params(["settings.Data.name = 'no_such_set'"]), "no_such_set"),
@@ -193,7 +201,7 @@ def test_flags_win_and_the_operative_configuration_replays(
         (params(["settings.Run.devices = ('GPU:7',)"]), "no device .'GPU:7'"),
         (params(["settings.Run.keep = 'best'"]), "validation_share"),
         (params(["settings.Run.jit = True"]), "no parameter `jit`"),
-        (params(["EPOCHS = 0"]), "`epochs`"),
+        (params(["settings.Run.epochs = 0"]), "`epochs`"),
         (["--epsilon=-0.1"], "`--epsilon` must be"),
         (["--epsilon=8"], "pixels in"),
         (["--norm=0.5"], "`norm` must be"),
@@ -233,7 +241,7 @@ def test_a_refused_run_leaves_the_folder_of_another_as_it_was(
     assert [(tmp_path / name).read_text() for name in files] == before
 
 
-def test_a_run_without_its_macro_but_with_the_flag(launch, random_data, tmp_path):
+def test_the_flag_sets_a_radius_that_is_left_open(launch, random_data, tmp_path):
     """`--epsilon` is enough where a configuration leaves the radius open."""
     parts = ("base/train", "datasets/digits", "architectures/cnn_2layer")
     arguments = [f"--gin_file={CONFIGS / part}.gin" for part in parts]

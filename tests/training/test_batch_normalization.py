@@ -39,9 +39,7 @@ def test_moving_statistics_move_once_a_step(objective):
 
 def test_an_attacked_batch_moves_them_second():
     images, _ = small.images_and_labels(48)
-    objective = small.adversarial(
-        lambda logits_fn, region, labels, seed: 0.5 * region.x
-    )
+    objective = small.adversarial(lambda _, region, *__: 0.5 * region.x)
     model = small.certified_model(small.cnn(normalized=True), objective)
     norm, conv = (model.classifier.get_layer(name) for name in ("norm", "conv"))
     clean, attacked = (_moments(conv(part * images))[0] for part in (1.0, 0.5))
