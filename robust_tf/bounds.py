@@ -116,8 +116,12 @@ def contract(coefficients: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
 def flatten_from(tensor: tf.Tensor, axis: int) -> tf.Tensor:
     """Flattens all axes from `axis` on into one; they must be known statically."""
     size = tensor.shape[axis:].num_elements()
-    leading = [
-        tf.shape(tensor)[i] if n is None else n
-        for i, n in enumerate(tensor.shape[:axis])
+    return tf.reshape(tensor, [*leading_sizes(tensor, axis), size])
+
+
+def leading_sizes(tensor: tf.Tensor, count: int) -> list:
+    """Returns the sizes of the first axes, as integers where they are known."""
+    return [
+        tf.shape(tensor)[i] if size is None else size
+        for i, size in enumerate(tensor.shape[:count])
     ]
-    return tf.reshape(tensor, [*leading, size])

@@ -148,6 +148,32 @@ class ElementwiseLayer(BoundLayer):
         return (pulled,), constant
 
 
+class KernelLayer(BoundLayer):
+    """`A(z, kernel) + bias`, linear in both; a subclass states `_apply`, which is A.
+
+    Interval: centre `A(c, W) + b`, radius `A(r, |W|)` (arXiv:1810.12715).
+    """
+
+    is_affine = True
+
+    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
+        kernel = weight(self.kernel, inputs.dtype)
+        center = self._apply(inputs.center, kernel)
+        if self.use_bias:
+            center += weight(self.bias, inputs.dtype)
+        radius = self._apply(inputs.radius, tf.abs(kernel))
+        return IntervalBound.from_center(center, radius)
+
+    def _constant(self, coefficients: tf.Tensor) -> tf.Tensor:
+        """`<coefficients, bias>`, `[batch or 1, rows]`."""
+        if not self.use_bias:
+            return no_constant(coefficients)
+        values = weight(self.bias, coefficients.dtype)
+        # A product with the bias at every place is faster than a sum over places.
+        everywhere = tf.broadcast_to(values, coefficients.shape[2:])[None]
+        return contract(coefficients, everywhere)
+
+
 @tf.custom_gradient
 def split_signs(coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the positive and the negative part; their sum is the whole."""
@@ -162,13 +188,6 @@ def split_signs(coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def no_constant(coefficients: tf.Tensor) -> tf.Tensor:
     """Returns the constant of a rule that adds none, `[batch or 1, rows]`."""
     return tf.zeros(tf.shape(coefficients)[:2], coefficients.dtype)
-
-
-def bias_constant(coefficients: tf.Tensor, bias) -> tf.Tensor:
-    """Returns `<coefficients, b>` for a bias along the last axis, `[batch, rows]`."""
-    values = weight(bias, coefficients.dtype)
-    # A product with the bias at every place is faster than a sum over places.
-    return contract(coefficients, tf.broadcast_to(values, coefficients.shape[2:])[None])
 
 
 def weight(variable, dtype: tf.DType) -> tf.Tensor:

@@ -4,10 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robust_tf.bounds import IntervalBound
-from robust_tf.layers.base import BoundLayer
-from robust_tf.layers.base import bias_constant
-from robust_tf.layers.base import no_constant
+from robust_tf.bounds import leading_sizes
+from robust_tf.layers.base import KernelLayer
 from robust_tf.layers.base import weight
 
 # A dense matrix from window to window does this many times the work of the transposed
@@ -18,25 +16,13 @@ _MATRIX_OVERHEAD = 8.0
 _FEW_CHANNELS = 4
 
 
-class _Convolution(BoundLayer):
+class _Convolution(KernelLayer):
     """What 2-D convolutions share; a subclass says how its kernel is applied."""
-
-    is_affine = True
-
-    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
-        kernel = weight(self.kernel, inputs.dtype)
-        center = self._convolve(inputs.center, kernel)
-        if self.use_bias:
-            center += weight(self.bias, inputs.dtype)
-        radius = self._convolve(inputs.radius, tf.abs(kernel))
-        return IntervalBound.from_center(center, radius)
 
     def propagate_linear_backward(self, coefficients, inputs):
         padding = self.padding.upper()
         pulled = self._pull_back(coefficients, inputs.shape[1:], padding)
-        if not self.use_bias:
-            return (pulled,), no_constant(coefficients)
-        return (pulled,), bias_constant(coefficients, self.bias)
+        return (pulled,), self._constant(coefficients)
 
     def window_before(self, window, input_shape):
         pads = [
@@ -51,10 +37,8 @@ class _Convolution(BoundLayer):
         before = view.window.before(self._extent, self.strides, (0, 0))
         shape = (*before.size, inputs.shape[-1])
         pulled = self._pull_back_window(coefficients, shape)
-        if not self.use_bias:
-            return (pulled,), no_constant(coefficients)
         # The padding needs no care: coefficients are 0 there.
-        return (pulled,), bias_constant(coefficients, self.bias)
+        return (pulled,), self._constant(coefficients)
 
     @property
     def _extent(self) -> tuple[int, int]:
@@ -67,10 +51,7 @@ class _Convolution(BoundLayer):
         kernel = weight(self.kernel, coefficients.dtype)
         merged = tf.reshape(coefficients, [-1, *coefficients.shape[2:]])
         pulled = self._adjoint(merged, kernel, input_shape, padding)
-        leading = tf.shape(coefficients)[:2]
-        if coefficients.shape[:2].is_fully_defined():
-            leading = coefficients.shape[:2]
-        return tf.reshape(pulled, [*tf.unstack(leading), *input_shape])
+        return tf.reshape(pulled, [*leading_sizes(coefficients, 2), *input_shape])
 
     def _pull_back_window(self, coefficients, input_shape):
         entries = input_shape[0] * input_shape[1]
@@ -83,10 +64,7 @@ class _Convolution(BoundLayer):
         flat = tf.matmul(
             tf.reshape(coefficients, [-1, size]), tf.reshape(matrix, [size, -1])
         )
-        leading = tf.unstack(tf.shape(coefficients)[:2])
-        if coefficients.shape[:2].is_fully_defined():
-            leading = coefficients.shape[:2]
-        return tf.reshape(flat, [*leading, *input_shape])
+        return tf.reshape(flat, [*leading_sizes(coefficients, 2), *input_shape])
 
 
 @keras.saving.register_keras_serializable(package="robust_tf")
@@ -98,7 +76,7 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
     reaches get 0, plus `<coefficients, b>`.
     """
 
-    def _convolve(self, inputs, kernel):
+    def _apply(self, inputs, kernel):
         if self.groups == 1:
             return convolve(
                 inputs, kernel, self.strides, self.padding, self.dilation_rate
@@ -146,7 +124,7 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
 class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
     """A convolution of each channel by itself, `depth_multiplier` outputs each."""
 
-    def _convolve(self, inputs, kernel):
+    def _apply(self, inputs, kernel):
         return tf.nn.depthwise_conv2d(
             inputs,
             spread(kernel, self.dilation_rate),
@@ -166,18 +144,8 @@ class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
 
 
 @keras.saving.register_keras_serializable(package="robust_tf")
-class Conv1D(BoundLayer, keras.layers.Conv1D):
+class Conv1D(KernelLayer, keras.layers.Conv1D):
     """A convolution along time, `[batch, steps, channels]`, as one of height 1."""
-
-    is_affine = True
-
-    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
-        kernel = weight(self.kernel, inputs.dtype)
-        center = self._convolve(inputs.center, kernel)
-        if self.use_bias:
-            center += weight(self.bias, inputs.dtype)
-        radius = self._convolve(inputs.radius, tf.abs(kernel))
-        return IntervalBound.from_center(center, radius)
 
     def propagate_linear_backward(self, coefficients, inputs):
         kernel = spread(
@@ -204,11 +172,9 @@ class Conv1D(BoundLayer, keras.layers.Conv1D):
         pulled = tf.concat(pulled, -1)[:, :, before : before + steps]
         rows = coefficients.shape[1] or tf.shape(coefficients)[1]
         pulled = tf.reshape(pulled, [-1, rows, steps, channels])
-        if not self.use_bias:
-            return (pulled,), no_constant(coefficients)
-        return (pulled,), bias_constant(coefficients, self.bias)
+        return (pulled,), self._constant(coefficients)
 
-    def _convolve(self, inputs, kernel):
+    def _apply(self, inputs, kernel):
         padded = tf.pad(inputs, [[0, 0], self._pads(inputs.shape[1]), [0, 0]])
         parts = zip(
             tf.split(padded[:, None], self.groups, -1),

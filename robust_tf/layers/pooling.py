@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
 from robust_tf.bounds import contract
+from robust_tf.bounds import leading_sizes
 from robust_tf.layers.base import BoundLayer
 from robust_tf.layers.base import no_constant
 from robust_tf.layers.base import split_signs
@@ -143,10 +144,7 @@ class GlobalAveragePooling2D(_Global, keras.layers.GlobalAveragePooling2D):
     def propagate_linear_backward(self, coefficients, inputs):
         height, width, channels = inputs.shape[1:]
         share = self._expanded(coefficients) / (height * width)
-        leading = [
-            tf.shape(coefficients)[i] if n is None else n
-            for i, n in enumerate(coefficients.shape[:2])
-        ]
+        leading = leading_sizes(coefficients, 2)
         pulled = tf.broadcast_to(share, [*leading, height, width, channels])
         return (pulled,), no_constant(coefficients)
 
@@ -168,13 +166,13 @@ class GlobalMaxPooling2D(_Maximum, _Global, keras.layers.GlobalMaxPooling2D):
             for values in (inputs.lower, inputs.upper)
         )
         choice, slope, intercept = self._relax(lower, upper)
-        flat = tf.reshape(coefficients, [*_leading(coefficients, 2), channels])
+        flat = tf.reshape(coefficients, [*leading_sizes(coefficients, 2), channels])
         positive, negative = split_signs(flat)
         pulled = (
             positive[:, :, None] * choice[:, None]
             + negative[:, :, None] * slope[:, None]
         )
-        shape = [*_leading(pulled, 2), height, width, channels]
+        shape = [*leading_sizes(pulled, 2), height, width, channels]
         return (tf.reshape(pulled, shape),), contract(negative, intercept)
 
 
@@ -182,15 +180,8 @@ def _pair(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _leading(tensor, count):
-    return [
-        tf.shape(tensor)[i] if n is None else n
-        for i, n in enumerate(tensor.shape[:count])
-    ]
-
-
 def _windows_shape(tensor, pool, channels):
-    return [*_leading(tensor, 4), *pool, channels]
+    return [*leading_sizes(tensor, 4), *pool, channels]
 
 
 def _groups(view, values):
@@ -220,7 +211,7 @@ def _fold(parts, view, input_shape):
     """
     window, positions = view.window, view.positions
     *image, channels = input_shape
-    leading = _leading(parts, 2)
+    leading = leading_sizes(parts, 2)
     spans = [(positions[i] - 1) * window.stride[i] + window.size[i] for i in range(2)]
     total = None
     for row in range(window.size[0]):
@@ -249,7 +240,7 @@ def _dilate(part, stride, positions):
     """Puts `stride - 1` zeros between neighbours on axes 2 and 3."""
     for i, axis in enumerate((2, 3)):
         if stride[i] > 1:
-            shape = _leading(part, 2) + list(part.shape[2:])
+            shape = leading_sizes(part, 2) + list(part.shape[2:])
             part = tf.expand_dims(part, axis + 1)
             pads = [[0, 0]] * part.shape.rank
             pads[axis + 1] = [0, stride[i] - 1]

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
+from robust_tf.bounds import leading_sizes
 from robust_tf.errors import InputError
 from robust_tf.layers.base import BoundLayer
 from robust_tf.layers.base import no_constant
@@ -24,10 +25,7 @@ class _Rearrangement(BoundLayer):
 
     def _backward(self, coefficients, input_shape):
         """By default: the same entries in the same order."""
-        leading = [
-            tf.shape(coefficients)[i] if n is None else n
-            for i, n in enumerate(coefficients.shape[:2])
-        ]
+        leading = leading_sizes(coefficients, 2)
         return tf.reshape(coefficients, [*leading, *input_shape])
 
 
