@@ -1,5 +1,7 @@
 """Convolutions: both rules are exact."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -96,16 +98,17 @@ class Conv2D(_Convolution, keras.layers.Conv2D):
         kernel = spread(kernel, self.dilation_rate)
         *image, channels = input_shape
         shape = [tf.shape(outputs)[0], *image, channels // self.groups]
+        transpose = tf.nn.conv2d_transpose
         if channels <= _FEW_CHANNELS:
-            padding = self._explicit(image, padding)
+            explicit = self._explicit(image, padding)
+            transpose = functools.partial(_transpose_to_few, explicit)
         parts = zip(
             tf.split(outputs, self.groups, -1),
             tf.split(kernel, self.groups, -1),
             strict=True,
         )
         pulled = [
-            tf.nn.conv2d_transpose(part, taps, shape, self.strides, padding)
-            for part, taps in parts
+            transpose(part, taps, shape, self.strides, padding) for part, taps in parts
         ]
         return pulled[0] if self.groups == 1 else tf.concat(pulled, -1)
 
@@ -199,6 +202,30 @@ class Conv1D(KernelLayer, keras.layers.Conv1D):
             return extent - 1, 0
         before = pad_before(steps, extent, stride, self.padding)
         return before, pad_total(steps, extent, stride, self.padding) - before
+
+
+def _transpose_to_few(explicit, outputs, kernel, shape, strides, padding):
+    """`conv2d_transpose` to few channels: explicit padding selects a faster kernel.
+
+    Its gradients go by `padding`, for which the ordinary kernels are the faster ones.
+    """
+
+    @tf.custom_gradient
+    def transpose(outputs, kernel):
+        def gradient(upstream):
+            by_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=upstream,
+                filter_sizes=kernel.shape,
+                out_backprop=outputs,
+                strides=[1, *strides, 1],
+                padding=padding,
+            )
+            return tf.nn.conv2d(upstream, kernel, strides, padding), by_kernel
+
+        pulled = tf.nn.conv2d_transpose(outputs, kernel, shape, strides, explicit)
+        return pulled, gradient
+
+    return transpose(outputs, kernel)
 
 
 def convolve(inputs, kernel, strides, padding, dilations) -> tf.Tensor:
