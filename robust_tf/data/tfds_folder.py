@@ -1,6 +1,7 @@
 """Image classification sets that TFDS has written to a folder, read from there."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ from robust_tf.errors import InputError
 _BATCH = 1000
 _NAME = re.compile(r"(\w+(?:/[\w.-]+)?)(?::(\d+\.\d+\.\d+))?")
 _NODE = re.compile(r"{{function_node .*?}} *| *\[Op:.*")  # In TensorFlow's messages.
+_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -32,6 +34,7 @@ class TfdsSource:
 
     def __init__(self, name: str, folder: pathlib.Path):
         self._name, self._folder = name, folder
+        _refuse_foreign_features(folder)
         with _explained(name, folder):
             self._builder = tfds.builder_from_directory(folder)
             features = self._builder.info.features
@@ -78,6 +81,33 @@ class TfdsSource:
             f"Data set '{self._name}' is no image classification set of ours: it "
             f"needs {problem}. Received: {features!r} in {self._folder}"
         )
+
+
+def _refuse_foreign_features(folder):
+    """Refuses classes from outside TFDS: it would import any module they name."""
+    path = folder / "features.json"
+    try:
+        names = set(_class_names(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError):
+        return  # TFDS cannot read it either, and says so.
+    foreign = sorted(name for name in names if not _FEATURE.fullmatch(name))
+    if foreign:
+        raise InputError(
+            f"`{path}` may name features of TFDS itself only. Received: {foreign}. "
+            "Reading it would run other code: prepare the set anew."
+        )
+
+
+def _class_names(value):
+    """All class names in a feature description, at any depth."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _class_names(entry)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            if key in ("pythonClassName", "python_class_name"):
+                yield str(entry)
+            yield from _class_names(entry)
 
 
 def open_set(

@@ -231,6 +231,20 @@ class TestFolder:
         with pytest.raises(InputError, match=f"{folder} cannot be read"):
             load("toy", "train", folder.parents[1])
 
+    @pytest.mark.parametrize("name", ["canary.Feature", "tensorflow_datasets.x.Y"])
+    def test_classes_from_outside_are_not_imported(
+        self, write_set, tmp_path, monkeypatch, name
+    ):
+        (tmp_path / "canary.py").write_text("raise SystemExit('it ran')")
+        monkeypatch.syspath_prepend(tmp_path)
+        path = write_set() / "toy" / "1.0.0" / "features.json"
+        wanted = "tensorflow_datasets.core.features.image_feature.Image"
+        text = path.read_text()
+        assert wanted in text
+        path.write_text(text.replace(wanted, name))
+        with pytest.raises(InputError, match=f"features of TFDS itself.*{name}"):
+            load("toy", "train", tmp_path)
+
 
 class TestDownload:
     def test_prepares_what_is_missing(self, write_set, tmp_path, monkeypatch):
