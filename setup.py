@@ -13,7 +13,6 @@ setuptools.setup(
     description="Certified adversarial robustness for TensorFlow 2 and Keras 3",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=[
         *setuptools.find_packages(include=["robust_tf", "robust_tf.*"]),
@@ -49,5 +48,6 @@ setuptools.setup(
     extras_require={
         "dev": ["build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
         "gpu": ["tensorflow[and-cuda]>=2.20"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],  # For interchange, to come.
     },
 )
