@@ -50,17 +50,14 @@ def _bindings():
                 f"one data set. Received: --model={_FLAGS.model}"
             )
         (dataset,) = known
-    given = {
-        "Data.name": dataset,
-        "Examples.split": _FLAGS.split,
-        "Examples.start": _FLAGS.start,
-        "Examples.count": _FLAGS.count,
-    }
-    return [
-        f"robust_tf.experiments.settings.{name} = {value!r}"
-        for name, value in given.items()
-        if value is not None
-    ]
+    return command_line.as_bindings(
+        {
+            "experiments.settings.Data.name": dataset,
+            "experiments.settings.Examples.split": _FLAGS.split,
+            "experiments.settings.Examples.start": _FLAGS.start,
+            "experiments.settings.Examples.count": _FLAGS.count,
+        }
+    )
 
 
 def run():

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import keras
@@ -92,6 +93,11 @@ def bindings(flag_values: flags.FlagValues) -> list[str]:
         "experiments.settings.Data.data_dir": flag_values.data_dir,
         "experiments.settings.Run.seed": flag_values.seed,
     }
+    return as_bindings(given)
+
+
+def as_bindings(given: Mapping[str, object]) -> list[str]:
+    """Returns values by their names within robust_tf as bindings; None is no value."""
     return [
         f"robust_tf.{name} = {value!r}"
         for name, value in given.items()

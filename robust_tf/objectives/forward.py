@@ -147,11 +147,6 @@ class CertifiedForward:
         return {}
 
     @ComputedOnce
-    def _mixed(self):
-        """Mixed margins, by final beta."""
-        return {}
-
-    @ComputedOnce
     def _clean(self):
         """Logits of the clean images, and the statistics of the batch."""
         return self.graph.forward(self.images, self.training)

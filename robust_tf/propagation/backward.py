@@ -1,5 +1,7 @@
 """Bounds of single edges by backward passes, row by row or window by window."""
 
+import math
+
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
@@ -108,12 +110,12 @@ class _DenseRows(_Rows):
 
     @property
     def count(self) -> int:
-        return _size(self.graph.shapes[self.edge])
+        return math.prod(self.graph.shapes[self.edge])
 
     @property
     def entries(self) -> int:
         """Coefficients that one row holds at most."""
-        return max(map(_size, self.graph.shapes[: self.edge + 1]))
+        return max(map(math.prod, self.graph.shapes[: self.edge + 1]))
 
     def bound(self, start, size):
         shape = self.graph.shapes[self.edge]
@@ -135,10 +137,10 @@ class _WindowRows(_Rows):
     def entries(self) -> int:
         """Coefficients that one row of all positions holds at most."""
         sizes = [
-            _size(window.size) * self.graph.shapes[edge][-1]
+            math.prod(window.size) * self.graph.shapes[edge][-1]
             for edge, window in self.windows.items()
         ]
-        return max(sizes) * _size(self.graph.shapes[self.edge][:2])
+        return max(sizes) * math.prod(self.graph.shapes[self.edge][:2])
 
     def bound(self, start, size):
         channels = self.graph.shapes[self.edge][-1]
@@ -149,7 +151,7 @@ class _WindowRows(_Rows):
 
     def _by_neuron(self, ends):
         """`[batch * positions, rows]` to `[batch, positions, rows]`."""
-        positions = _size(self.graph.shapes[self.edge][:2])
+        positions = math.prod(self.graph.shapes[self.edge][:2])
         return tf.reshape(ends, [-1, positions, tf.shape(ends)[-1]])
 
     def _view(self, edge) -> WindowView:
@@ -224,8 +226,8 @@ def _plan_windows(graph, edge) -> dict[int, Window] | None:
 
 def _is_less_work(graph, windows) -> bool:
     """Whether windows hold fewer entries than whole images."""
-    by_window = sum(_size(w.size) * graph.shapes[e][-1] for e, w in windows.items())
-    by_image = sum(_size(graph.shapes[e]) for e in windows)
+    by_window = sum(math.prod(w.size) * graph.shapes[e][-1] for e, w in windows.items())
+    by_image = sum(math.prod(graph.shapes[e]) for e in windows)
     return by_window < by_image
 
 
@@ -276,10 +278,3 @@ def _in_shrinking_chunks(rows, chunk):
             continue
         start += size
     return tuple(tf.concat(ends, -1) for ends in zip(*parts, strict=True))
-
-
-def _size(shape) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -17,13 +17,23 @@ from robust_tf.training.checkpoints import collect
 from robust_tf.training.checkpoints import restore
 
 
-class MetricsLog(keras.callbacks.Callback):
+class _Timed(keras.callbacks.Callback):
+    """Knows how long the epoch has taken so far."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        del epoch, logs
+        self._begun = time.perf_counter()
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+
+class MetricsLog(_Timed):
     """Appends one JSON object per epoch to a file."""
 
     def __init__(self, path):
         super().__init__()
         self._path = pathlib.Path(path)
-        self._begun = None
 
     def cut_back(self, epochs: int) -> None:
         """Drops the records of all but the first `epochs` epochs."""
@@ -32,20 +42,16 @@ class MetricsLog(keras.callbacks.Callback):
         lines = "".join(f"{to_json(record)}\n" for record in kept)
         write_atomically(self._path, lines)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        del epoch, logs
-        self._begun = time.perf_counter()
-
     def on_epoch_end(self, epoch, logs=None):
         record = {
             "epoch": epoch,
             "step": int(self.model.optimizer.iterations.numpy()),
-            "seconds": time.perf_counter() - self._begun,
+            "seconds": self._seconds(),
         }
         append_json_line(self._path, record | _floats(logs))
 
 
-class Checkpoints(keras.callbacks.Callback):
+class Checkpoints(_Timed):
     """Saves all variables after each epoch, and the best weights under the name `best`.
 
     Args:
@@ -62,7 +68,6 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self._store, self._monitor, self._first_epoch = store, monitor, first_epoch
         self._notes = {"best_value": None, "best_epoch": None, "seconds": 0.0}
-        self._begun = None
 
     @property
     def notes(self) -> dict:
@@ -94,12 +99,8 @@ class Checkpoints(keras.callbacks.Callback):
             )
         restore(model.classifier.variables, checkpoint.values)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        del epoch, logs
-        self._begun = time.perf_counter()
-
     def on_epoch_end(self, epoch, logs=None):
-        self._notes["seconds"] += time.perf_counter() - self._begun
+        self._notes["seconds"] += self._seconds()
         self._keep_best(epoch, _floats(logs))
         values = collect(_variables(self.model))
         self._store.save(Checkpoint(epoch + 1, values, self.notes))
