@@ -6,17 +6,15 @@ robust-tf-train --gin_file=gin_configs/experiments/mnist_eps0.3_crown_ibp.gin \
 The same command goes on with an interrupted run.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 from absl import logging
 
-from robust_tf import files
 from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
-from robust_tf.experiments import train
+from robust_tf.experiments import launch
 from robust_tf.report import tables
 
 _FLAGS = flags.FLAGS
@@ -33,19 +31,9 @@ def main(argv):
     configuration.parse(
         _FLAGS.gin_file, [*_FLAGS.gin_param, *command_line.bindings(_FLAGS)]
     )
-    workdir = pathlib.Path(_FLAGS.workdir)
-    environment = command_line.environment(sys.argv)
-
-    def record():
-        files.write_json(workdir / "environment.json", environment)
-        files.write_atomically(
-            workdir / "operative_config.gin", configuration.operative()
-        )
-
-    summary = configuration.call(train.train, workdir=workdir, on_accepted=record)
-    record()  # With what only the end of the run has used.
+    summary = launch.train_configured(_FLAGS.workdir, sys.argv)
     tables.show([summary])
-    logging.info("The run folder is '%s'.", workdir)
+    logging.info("The run folder is '%s'.", _FLAGS.workdir)
 
 
 def run():

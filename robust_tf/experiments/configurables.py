@@ -40,7 +40,13 @@ _OPEN = frozenset(
 )
 _CLOSED = frozenset(
     f"{_PACKAGE}.experiments.{name}"
-    for name in ("command_line", "configurables", "configuration", "gin_values")
+    for name in (
+        "command_line",
+        "configurables",
+        "configuration",
+        "gin_values",
+        "launch",
+    )
 )
 # No class that calls a given function (`LambdaCallback`, `LearningRateScheduler`), or
 # writes, deletes or sends what it is told to (`ModelCheckpoint`, `BackupAndRestore`,

@@ -12,9 +12,8 @@ import rich.progress
 from robust_tf import data
 from robust_tf import files
 from robust_tf.attacks.pgd import PGD
-from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
-from robust_tf.experiments import train
+from robust_tf.experiments import launch
 from robust_tf.regions import Threat
 from robust_tf.report import plots
 from robust_tf.report import tables
@@ -103,10 +102,7 @@ def _trained(folder, size, console):
     if (folder / "summary.json").exists():
         console.print(f"Found one in {folder}. Remove that folder to train anew.")
     configuration.parse([CONFIGURATION], size.gin_params)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "environment.json", command_line.environment(sys.argv))
-    summary = configuration.call(train.train, workdir=folder)
-    files.write_atomically(folder / "operative_config.gin", configuration.operative())
+    summary = launch.train_configured(folder, sys.argv)
     return keras.models.load_model(folder / "model.keras"), summary
 
 
