@@ -21,6 +21,12 @@ def cases():
     return {case["id"]: case for case in content["cases"]}
 
 
+@functools.cache
+def losses():
+    """Schedules, regularizers, losses and small boxes: `golden_losses.json`."""
+    return json.loads((_FOLDER / "golden_losses.json").read_text())
+
+
 def of_kind(*kinds):
     return [case for case in cases().values() if case["kind"] in kinds]
 

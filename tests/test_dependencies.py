@@ -18,7 +18,7 @@ RANKS = (
     ("architectures", "graph"),
     ("layers", "specifications"),
     ("regions",),
-    ("bounds",),
+    ("bounds", "replicas"),
     ("files",),
     ("errors",),
 )

@@ -1,4 +1,4 @@
-"""Schedules against the golden values of `golden_bounds.json`, case I."""
+"""Schedules against golden values."""
 
 import keras
 import pytest
@@ -10,6 +10,7 @@ from robust_tf.objectives.terms import FollowsRadius
 from tests import golden_cases
 
 GOLDEN = golden_cases.cases()["I_schedules"]
+SMOOTHED = golden_cases.losses()["schedules"]["rows"]
 
 
 @pytest.mark.parametrize("case", GOLDEN["eps"], ids=lambda case: case["name"])
@@ -89,3 +90,38 @@ def test_rate_survives_serialisation():
 def test_impossible_times_are_refused(make):
     with pytest.raises(InputError, match="Received"):
         make()
+
+
+@pytest.mark.parametrize("row", SMOOTHED, ids=lambda row: row["name"])
+def test_published_smoothed_radii(row):
+    ramp = schedules.SmoothedRamp(
+        start=row["start"],
+        length=row["length"],
+        final=row["epsilon"],
+        steps_per_epoch=row["steps_per_epoch"],
+    )
+    first, middle, last = row["s0"], row["sm"], row["s1"]
+    steps = (
+        first + 1,
+        first + (middle - first) // 2,
+        middle,
+        (middle + last) // 2,
+        last - 1,
+    )
+    values = [float(ramp(tf.constant(step))) for step in steps]
+    assert values == pytest.approx(row["values"], rel=2e-5)
+    assert float(ramp(tf.constant(first))) == 0.0
+    assert float(ramp(tf.constant(last))) == pytest.approx(row["epsilon"])
+
+
+def test_milestones_count_finished_epochs():
+    decay = schedules.MilestoneDecay(5e-4, 0.2, (120, 140), steps_per_epoch=391)
+    for epoch, wanted in (
+        (0, 5e-4),
+        (119, 5e-4),
+        (120, 1e-4),
+        (139, 1e-4),
+        (140, 2e-5),
+    ):
+        for step in (391 * epoch, 391 * epoch + 390):
+            assert float(decay(tf.constant(step))) == pytest.approx(wanted, rel=1e-6)

@@ -6,8 +6,7 @@ normalisation where one is given, so that radii stay in pixel units.
 
 import keras
 
-from robust_tf import layers
-from robust_tf.architectures.initializers import fan_in_uniform
+from robust_tf.architectures import blocks
 from robust_tf.errors import InputError
 
 
@@ -24,10 +23,10 @@ def cnn_2layer(
         normalization: (mean, standard deviation) of each channel, or None.
     """
     _check_sides(input_shape, 4)
-    inputs, tensor = _input(input_shape, normalization)
+    inputs, tensor = blocks.normalized_input(input_shape, normalization)
     for filters in (4 * width, 8 * width):
-        tensor = _conv(tensor, filters, 4, 2)
-    return _head(inputs, tensor, (linear_size,), num_classes)
+        tensor = _conv(tensor, filters, 4, 2, padding=1)
+    return blocks.classifier(inputs, tensor, (linear_size,), num_classes)
 
 
 def cnn_4layer(
@@ -35,11 +34,11 @@ def cnn_4layer(
 ) -> keras.Model:
     """Conv 4w 3x3, 4w 4x4/2, 8w 3x3, 8w 4x4/2, then three dense layers."""
     _check_sides(input_shape, 4)
-    inputs, tensor = _input(input_shape, normalization)
+    inputs, tensor = blocks.normalized_input(input_shape, normalization)
     for filters in (4 * width, 8 * width):
-        tensor = _conv(tensor, filters, 3, 1)
-        tensor = _conv(tensor, filters, 4, 2)
-    return _head(inputs, tensor, (linear_size, linear_size), num_classes)
+        tensor = _conv(tensor, filters, 3, 1, padding=1)
+        tensor = _conv(tensor, filters, 4, 2, padding=1)
+    return blocks.classifier(inputs, tensor, (linear_size, linear_size), num_classes)
 
 
 def cnn_3layer_fixed(
@@ -63,60 +62,23 @@ def cnn_3layer_fixed(
     """
     if kernel_size not in (3, 5):
         raise InputError(f"`kernel_size` must be 3 or 5. Received: {kernel_size}")
-    inputs, tensor = _input(input_shape, normalization)
+    inputs, tensor = blocks.normalized_input(input_shape, normalization)
     for filters in (4 * width, 8 * width):
-        if kernel_size == 5:
-            tensor = layers.ZeroPadding2D(1)(tensor)
-        padding = "same" if kernel_size == 3 else "valid"
-        tensor = _conv(tensor, filters, kernel_size, 1, padding)
-    tensor = _conv(tensor, 8 * width, 4, 4, "valid")
-    return _head(inputs, tensor, (linear_size or 64 * width,), num_classes)
+        tensor = _conv(tensor, filters, kernel_size, 1, padding=1)
+    tensor = _conv(tensor, 8 * width, 4, 4, padding=0)
+    return blocks.classifier(inputs, tensor, (linear_size or 64 * width,), num_classes)
 
 
 def mlp(input_shape, num_classes, *, hidden=(100,), normalization=None) -> keras.Model:
     """Dense layers of the given sizes."""
-    inputs, tensor = _input(input_shape, normalization)
-    return _head(inputs, tensor, hidden, num_classes)
+    inputs, tensor = blocks.normalized_input(input_shape, normalization)
+    return blocks.classifier(inputs, tensor, hidden, num_classes)
 
 
-def _input(shape, normalization):
-    inputs = tensor = keras.Input(tuple(shape))
-    if normalization is not None:
-        mean, deviation = normalization
-        variance = [value**2 for value in deviation]
-        tensor = layers.Normalization(mean=list(mean), variance=variance)(inputs)
-    return inputs, tensor
-
-
-def _conv(tensor, filters, kernel_size, stride, padding="same"):
-    """On the sides that are admitted, `same` pads as the published `padding=1`."""
-    fan_in = kernel_size**2 * tensor.shape[-1]
-    tensor = layers.Conv2D(
-        filters,
-        kernel_size,
-        stride,
-        padding,
-        kernel_initializer=fan_in_uniform(fan_in),
-        bias_initializer=fan_in_uniform(fan_in),
-    )(tensor)
-    return layers.ReLU()(tensor)
-
-
-def _head(inputs, tensor, hidden, num_classes):
-    if len(tensor.shape) > 2:
-        tensor = layers.Flatten()(tensor)
-    for units in hidden:
-        tensor = layers.ReLU()(_dense(tensor, units))
-    return keras.Model(inputs, _dense(tensor, num_classes))
-
-
-def _dense(tensor, units):
-    fan_in = tensor.shape[-1]
-    return layers.Dense(
-        units,
-        kernel_initializer=fan_in_uniform(fan_in),
-        bias_initializer=fan_in_uniform(fan_in),
-    )(tensor)
+def _conv(tensor, filters, kernel_size, stride, padding):
+    return blocks.rectified(
+        blocks.convolution(tensor, filters, kernel_size, stride, padding)
+    )
 
 
 def _check_sides(shape, divisor):

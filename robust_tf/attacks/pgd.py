@@ -33,17 +33,18 @@ def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return _logit_of(labels, logits) - _greatest_other(logits, labels)
 
 
+_KEEPS = ("best", "best_iterate", "last")
 _LATE_DECAY = ((0.7, 0.3), (0.8, 0.1), (0.9, 0.03))
 
 
 @dataclasses.dataclass(frozen=True)
 class PGD:
-    """Projected steepest ascent within a region, best iterate kept.
+    """Projected steepest ascent within a region.
 
     After arXiv:1706.06083; steps follow the norm of the region (see
-    `projections.steepest_step`). Kept is the point of smallest margin among all
-    iterates of all runs, their start points and the centre of the region, so that the
-    result is never worse than the clean input.
+    `projections.steepest_step`). A step size of 10 or so ends on the corner of the box
+    that the first gradient points to, as single-step attacks in training do
+    (arXiv:2305.13991).
 
     Attributes:
         steps: gradient steps of each run; 0 tries the start points alone.
@@ -59,6 +60,10 @@ class PGD:
             steps have `factor * relative_step_size`. By default they shorten over the
             last three tenths of a run; `()` for steps of one length. A run from a
             random point crosses the region where the sizes of its steps add up to 2.
+        keep: "best", the point of smallest margin among all iterates of all runs and
+            the centre of the region, so that the result is never worse than the clean
+            input; "best_iterate", that of greatest objective among the iterates of the
+            one run; "last", where it ends, with no evaluation besides the gradients.
 
     Raises:
         InputError: for values out of range, or options that contradict each other.
@@ -71,6 +76,7 @@ class PGD:
     objective: str = "margin"
     multi_targeted: bool = False
     step_decay: Sequence[tuple[float, float]] = _LATE_DECAY
+    keep: str = "best"
 
     def __post_init__(self):
         _check_count("steps", self.steps, at_least=0)
@@ -96,11 +102,19 @@ class PGD:
                 f"{self.restarts}, random_start=False. Set one of them back."
             )
         _check_decay(self.step_decay)
+        if self.keep not in _KEEPS:
+            raise InputError(f"`keep` must be one of {_KEEPS}. Received: {self.keep!r}")
+        if self.keep != "best" and (self.restarts > 1 or self.multi_targeted):
+            raise InputError(
+                "Only `keep='best'` chooses among several runs. Received: keep="
+                f"{self.keep!r}, restarts={self.restarts}, multi_targeted="
+                f"{self.multi_targeted}"
+            )
 
     def __call__(
         self, logits_fn: Callable, region: Region, labels: tf.Tensor, seed: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the best point found for each example, `[batch, *shape]`.
+        """Returns the point that is kept for each example, `[batch, *shape]`.
 
         It lies in `region` and carries no gradient. Works eagerly, in `tf.function`
         and under XLA, with a batch of any size. Weights are not watched; a tape that
@@ -118,23 +132,58 @@ class PGD:
             InputError: for seeds, labels or logits of the wrong shape or type.
         """
         seed = _checked_seed(seed)
+        if self.keep != "best":
+            return tf.stop_gradient(self._single_run(logits_fn, region, labels, seed))
         center = center_of(region)
         logits = logits_fn(center)
         labels = _checked_batch(labels, logits, center)
         others = logits.shape[-1] - 1 if self.multi_targeted else 1
 
+        def margin(logits):
+            return margins_of(logits, labels)
+
         def run(index, best, best_margin):
             start = self._start(region, seed, index)
             increase = self._increase(labels, index % others)
-            climb = self._climb(logits_fn, region, labels, increase)
+            climb = self._climb(logits_fn, region, increase, margin)
             return index + 1, *climb(start, best, best_margin)
 
         _, best, _ = tf.while_loop(
             lambda index, *_: index < self.restarts * others,
             run,
-            (tf.constant(0), center, margins_of(logits, labels)),
+            (tf.constant(0), center, margin(logits)),
         )
         return tf.stop_gradient(best)
+
+    def _single_run(self, logits_fn, region, labels, seed):
+        """Where one run ends, or the best of its iterates."""
+        start = self._start(region, seed, 0)
+
+        def increase(logits):
+            checked = _checked_batch(labels, logits, start)
+            return _OBJECTIVES[self.objective](logits, checked)
+
+        if self.keep == "best_iterate":
+            climb = self._climb(
+                logits_fn, region, increase, lambda logits: -increase(logits)
+            )
+            worst = tf.fill(tf.shape(start)[:1], start.dtype.max)
+            return climb(start, start, worst)[0]
+        return self._walk(logits_fn, region, increase, start)
+
+    def _walk(self, logits_fn, region, increase, start):
+        """The last point of a run."""
+        sizes = tf.constant(self._step_sizes(), region.dtype)
+
+        def step(index, points):
+            _, gradient = _logits_and_gradient(logits_fn, increase, points)
+            return index + 1, ascend(points, gradient, region, sizes[index])
+
+        if self.steps == 1:
+            return step(0, start)[1]
+        return tf.while_loop(
+            lambda index, _: index < self.steps, step, (tf.constant(0), start)
+        )[1]
 
     def _start(self, region, seed, index):
         if not self.random_start:
@@ -149,29 +198,26 @@ class PGD:
         target = slot + tf.cast(slot >= labels, slot.dtype)
         return lambda logits: _logit_of(target, logits) - _logit_of(labels, logits)
 
-    def _climb(self, logits_fn, region, labels, increase):
-        """One run, as a function from (start, best, its margin) to a new best."""
+    def _climb(self, logits_fn, region, increase, score):
+        """One run, as a function from (start, best, its score) to a new best.
+
+        The best point is that of smallest `score(logits)`, `[batch]`.
+        """
         sizes = tf.constant(self._step_sizes(), region.dtype)
 
-        def step(index, points, best, best_margin):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(points)
-                logits = logits_fn(points)
-                objective = increase(logits)
-            gradient = tape.gradient(
-                objective, points, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            best, best_margin = _better(points, logits, labels, best, best_margin)
+        def step(index, points, best, best_score):
+            logits, gradient = _logits_and_gradient(logits_fn, increase, points)
+            best, best_score = _better(points, score(logits), best, best_score)
             points = ascend(points, gradient, region, sizes[index])
-            return index + 1, points, best, best_margin
+            return index + 1, points, best, best_score
 
-        def climb(start, best, best_margin):
-            _, last, best, best_margin = tf.while_loop(
+        def climb(start, best, best_score):
+            _, last, best, best_score = tf.while_loop(
                 lambda index, *_: index < self.steps,
                 step,
-                (tf.constant(0), start, best, best_margin),
+                (tf.constant(0), start, best, best_score),
             )
-            return _better(last, logits_fn(last), labels, best, best_margin)
+            return _better(last, score(logits_fn(last)), best, best_score)
 
         return climb
 
@@ -184,12 +230,22 @@ class PGD:
         return sizes
 
 
-def _better(points, logits, labels, best, best_margin):
-    """Of two points and their margins, the one of smaller margin, by example."""
-    margin = margins_of(logits, labels)
-    is_better = margin < best_margin
+def _logits_and_gradient(logits_fn, increase, points):
+    """The logits, and the gradient of the sum of what is increased, at `points`."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        logits = logits_fn(points)
+        objective = increase(logits)
+    return logits, tape.gradient(
+        objective, points, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+
+
+def _better(points, score, best, best_score):
+    """Of two points and their scores, the one of smaller score, by example."""
+    is_better = score < best_score
     mask = tf.reshape(is_better, [-1] + [1] * (points.shape.rank - 1))
-    return tf.where(mask, points, best), tf.where(is_better, margin, best_margin)
+    return tf.where(mask, points, best), tf.where(is_better, score, best_score)
 
 
 def _logit_of(classes, logits):

@@ -59,12 +59,7 @@ def evaluate(
     if not models:
         raise InputError("There must be at least one model. Give `--model=PATH`.")
     loaded = [(path, _load(path)) for path in models]  # All are seen before the work.
-    images = datasets.load(
-        data.name,
-        examples.split,
-        data.data_dir,
-        validation_share=data.validation_share,
-    )
+    images = data.load(examples.split)
     for path, model in loaded:
         _check_fit(path, model, images)
     records = [

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from robust_tf import data as datasets
 from robust_tf.errors import InputError
 
 
@@ -15,6 +16,8 @@ class Data:
         name: "digits", or a TFDS name such as "mnist".
         batch_size: examples in a training batch, over all replicas.
         validation_share: share of the training split held out; 0 for none.
+        validation_shuffle_seed: of the permutation that the share is cut from; None
+            for the stored order.
         augmentation: of training batches, such as `RandomFlipAndCrop`.
         data_dir: TFDS data folder; None for the default one.
     """
@@ -22,6 +25,7 @@ class Data:
     name: str
     batch_size: int = 256
     validation_share: float = 0.0
+    validation_shuffle_seed: int | None = None
     augmentation: Callable | None = None
     data_dir: str | None = None
 
@@ -31,6 +35,16 @@ class Data:
                 "`batch_size` must be at least 1, `validation_share` in [0, 1). "
                 f"Received: {self}"
             )
+
+    def load(self, split: str) -> datasets.ImageDataset:
+        """Returns one split: "train", "validation" or "test"."""
+        return datasets.load(
+            self.name,
+            split,
+            self.data_dir,
+            validation_share=self.validation_share,
+            validation_shuffle_seed=self.validation_shuffle_seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +57,8 @@ class Run:
         optimizer: factory, called with `learning_rate=`.
         learning_rate: a number, or a schedule with times in epochs.
         ramp: share of the radius, a schedule with times in epochs.
+        radius_factor: radius in training, over that of the threat.
+        min_radius: least radius in training, in pixels in [0, 1].
         max_gradient_norm: clips the gradient of the whole batch; None: not.
         micro_batches: parts that a batch is worked through in.
         devices: such as ("GPU:0", "GPU:1"); empty for the default one.
@@ -54,6 +70,8 @@ class Run:
     optimizer: Callable
     learning_rate: float | Callable
     ramp: Callable
+    radius_factor: float = 1.0
+    min_radius: float = 0.0
     seed: int = 0
     max_gradient_norm: float | None = None
     micro_batches: int = 1
@@ -71,6 +89,8 @@ class Run:
                 "a whole number of at least 1",
             ),
             "max_gradient_norm": (norm is None or norm > 0.0, "above 0, or None"),
+            "radius_factor": (self.radius_factor > 0.0, "above 0"),
+            "min_radius": (self.min_radius >= 0.0, "at least 0"),
             "learning_rate": (
                 callable(rate) or isinstance(rate, int | float),
                 "a number, or a schedule such as `schedules.StepDecay`",

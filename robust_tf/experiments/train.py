@@ -38,7 +38,7 @@ def train(
     architecture: Callable,
     objective: WeightedSum,
     run: Run,
-    test_threat: Threat | None = None,
+    initialization: Callable[[keras.Model], None] | None = None,
     test_attack: Callable | None = None,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> dict:
@@ -47,13 +47,14 @@ def train(
     Args:
         workdir: the run folder.
         data: images to train and measure on.
-        threat: perturbations at the end of the ramp.
+        threat: perturbations at the end of the ramp, and in the measured result.
         architecture: factory, `(input_shape, num_classes)` to a model of
             `robust_tf.layers`; what it makes holds variables, so it is called inside
             the strategy's scope.
         objective: loss of each example.
         run: length, optimizer, schedules, devices.
-        test_threat: what the result is measured against; `threat` by default.
+        initialization: changes the new model's weights, such as
+            `initializers.ibp_initialization`; None leaves them.
         test_attack: measures attacked accuracy; None for none.
         on_accepted: called once it is clear that the folder is this run's; what is
             written before would harm another run that is refused.
@@ -69,11 +70,13 @@ def train(
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
     sum_in_fixed_order()
-    training, test = _load(data, "train"), _load(data, "test")
-    validation = _load(data, "validation") if data.validation_share else None
+    training, test = data.load("train"), data.load("test")
+    validation = data.load("validation") if data.validation_share else None
     steps = datasets.steps_per_epoch(training, data.batch_size)
     with strategy_for(run.devices).scope():
-        model = _build(training, threat, architecture, objective, run, steps)
+        model = _build(
+            training, threat, architecture, initialization, objective, run, steps
+        )
         store = CheckpointStore(
             workdir / "checkpoints", _signature(training, data, threat, run, model)
         )
@@ -91,11 +94,11 @@ def train(
     accuracy = measure(
         model.classifier,
         datasets.evaluation_batches(test, _EVALUATION_BATCH),
-        test_threat or threat,
+        threat,
         attack=test_attack,
         seed=run.seed,
     )
-    summary = _describe(data, test_threat or threat, architecture, objective, run)
+    summary = _describe(data, threat, architecture, objective, run)
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}
     write_json(workdir / "summary.json", summary)
     return summary
@@ -120,14 +123,10 @@ def _check_parts(data, run):
         )
 
 
-def _load(data, split):
-    return datasets.load(
-        data.name, split, data.data_dir, validation_share=data.validation_share
-    )
-
-
-def _build(training, threat, architecture, objective, run, steps):
+def _build(training, threat, architecture, initialization, objective, run, steps):
     classifier = architecture(training.image_shape, training.num_classes)
+    if initialization is not None:
+        initialization(classifier)
     rate = run.learning_rate
     if callable(rate):
         rate = schedules.ScheduledRate(schedules.in_epochs(rate, steps))
@@ -136,6 +135,8 @@ def _build(training, threat, architecture, objective, run, steps):
         objective,
         threat,
         schedules.in_epochs(run.ramp, steps),
+        radius_factor=run.radius_factor,
+        min_radius=run.min_radius,
         max_gradient_norm=run.max_gradient_norm,
         micro_batches=run.micro_batches,
         seed=run.seed,
@@ -203,7 +204,7 @@ def _signature(training, data, threat, run, model) -> dict[str, str]:
         "architecture": _fingerprint(model.classifier),
         "threat": repr(threat),
         "objective": repr(model.objective),
-        "ramp": repr(model.ramp),
+        "ramp": repr((model.ramp, run.radius_factor, run.min_radius)),
         "optimizer": json.dumps(optimizer, default=str),
         "clipping": repr((run.max_gradient_norm, run.micro_batches)),
         "seed": str(run.seed),

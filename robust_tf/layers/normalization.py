@@ -11,6 +11,8 @@ from robust_tf.errors import InputError
 from robust_tf.layers.base import ElementwiseLayer
 from robust_tf.layers.base import Relaxation
 from robust_tf.layers.base import weight
+from robust_tf.replicas import count_replicas
+from robust_tf.replicas import mean_over_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +66,12 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
         """Returns the statistics of a batch, over all replicas."""
         axes = list(range(inputs.shape.rank - 1))
         mean, variance = tf.nn.moments(inputs, axes)
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
+        if count_replicas() == 1:
             return Moments(mean, variance)
-        total_mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        total_mean = mean_over_replicas(mean)
         # Not `E[z^2] - E[z]^2`: that cancels where the mean is large.
         about_it = variance + tf.square(mean - total_mean)
-        return Moments(
-            total_mean, context.all_reduce(tf.distribute.ReduceOp.MEAN, about_it)
-        )
+        return Moments(total_mean, mean_over_replicas(about_it))
 
     def normalize(self, inputs: tf.Tensor, moments: Moments | None = None) -> tf.Tensor:
         """Returns the layer's output for the given statistics (default: moving)."""
@@ -81,9 +80,7 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
 
     def update_moving(self, moments: Moments, inputs: tf.Tensor):
         """Moves the moving statistics towards those of the batch of `inputs`."""
-        context = tf.distribute.get_replica_context()
-        replicas = 1 if context is None else context.num_replicas_in_sync
-        count = replicas * tf.size(inputs) // inputs.shape[-1]
+        count = count_replicas() * tf.size(inputs) // inputs.shape[-1]
         count = tf.cast(count, moments.variance.dtype)
         unbiased = moments.variance * count / tf.maximum(count - 1.0, 1.0)
         targets = ((self.moving_mean, moments.mean), (self.moving_variance, unbiased))

@@ -6,16 +6,20 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
+from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
+from robust_tf.regions import Box
 from robust_tf.regions import LpBall
+from robust_tf.regions import Region
 from robust_tf.specifications import margin_specification
 
 # Below this weight the backward pass is left out (arXiv:1906.06316).
 _LEAST_BETA = 1e-5
+_STATISTICS = ("clean", "adversarial")
 
 
 class ComputedOnce:
@@ -38,6 +42,46 @@ class ComputedOnce:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adversary:
+    """The attack on each training batch, and what the bounds take from it.
+
+    Attributes:
+        attack: such as `attacks.pgd.PGD`: `(logits_fn, region, labels, seed)` to
+            images.
+        radius_factor: the radius that is attacked, over that of the bounds.
+        box_share: None, or lambda of SABR (arXiv:2210.04871): bounds in training are
+            over boxes of this share of the attacked radius, around the attacked
+            images, and certify nothing.
+        statistics: what BatchNormalization uses in the bounds: those of the "clean"
+            batch (arXiv:2103.17268), or of the "adversarial" one (arXiv:2305.13991).
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    attack: Callable
+    radius_factor: float = 1.0
+    box_share: float | None = None
+    statistics: str = "clean"
+
+    def __post_init__(self):
+        if not 0.0 < self.radius_factor < float("inf"):
+            raise InputError(
+                f"`radius_factor` must be above 0. Received: {self.radius_factor}"
+            )
+        if self.box_share is not None and not 0.0 <= self.box_share <= 1.0:
+            raise InputError(
+                f"`box_share` must lie in [0, 1], or be None. Received: "
+                f"{self.box_share}"
+            )
+        if self.statistics not in _STATISTICS:
+            raise InputError(
+                f"`statistics` must be one of {_STATISTICS}. Received: "
+                f"{self.statistics!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class CertifiedForward:
     """Lazy results that objective terms share.
 
@@ -51,6 +95,7 @@ class CertifiedForward:
         seed: `[2]` integers, for attacks: another in each step and replica.
         training: whether batch statistics are used, and moved.
         relaxation: lower slopes of backward passes.
+        adversary: attacks the batch, where a term asks for it.
     """
 
     graph: BoundGraph
@@ -61,6 +106,7 @@ class CertifiedForward:
     seed: tf.Tensor
     training: bool
     relaxation: str = "adaptive"
+    adversary: Adversary | None = None
 
     @property
     def epsilon(self) -> tf.Tensor:
@@ -74,8 +120,20 @@ class CertifiedForward:
 
     @property
     def choices(self) -> Choices:
-        """Bounds use the statistics of the clean batch."""
-        return Choices(self.relaxation, moments=self._clean[1])
+        """Bounds use the statistics of the clean batch, or of the attacked one."""
+        adversary = self.adversary
+        is_clean = adversary is None or adversary.statistics == "clean"
+        if is_clean or not self.training:
+            return Choices(self.relaxation, moments=self._clean[1])
+        return Choices(self.relaxation, moments=self._adversarial[1])
+
+    @ComputedOnce
+    def bound_region(self) -> Region:
+        """What is bounded: `region`, in SABR's training a small box within it."""
+        adversary = self.adversary
+        if adversary is None or adversary.box_share is None or not self.training:
+            return self.region
+        return small_box(self._attacked_region, self.attacked, adversary.box_share)
 
     @ComputedOnce
     def rows(self) -> tf.Tensor:
@@ -86,19 +144,30 @@ class CertifiedForward:
     @ComputedOnce
     def intervals(self) -> dict[int, IntervalBound]:
         """Bounds on every edge by IBP."""
-        return interval_bounds(self.graph, self.region, self.choices)
+        return interval_bounds(self.graph, self.bound_region, self.choices)
 
     @ComputedOnce
     def interval_margins(self) -> tf.Tensor:
         """Lower bounds of the margins by IBP, last layer elided, `[batch, K - 1]`."""
-        return interval_margins(
-            self.graph, self.region, self.intervals, self.rows, self.choices
-        )
+        return self._interval_bounds(self.rows)
+
+    def interval_lower_differences(self) -> tf.Tensor:
+        """Lower bounds of `z_other - z_label` by IBP, `[batch, K - 1]`."""
+        return self._interval_bounds(-self.rows)
 
     def crown_ibp_margins(self) -> tf.Tensor:
         """Lower bounds of the margins by CROWN-IBP, `[batch, K - 1]`."""
+        return self.crown_ibp_bounds(self.rows)
+
+    def crown_ibp_bounds(self, rows: tf.Tensor) -> tf.Tensor:
+        """Lower bounds by CROWN-IBP of rows over the logits, `[batch, rows]`."""
         return crown_margins(
-            self.graph, self.region, self.intervals, self.rows, self.choices
+            self.graph, self.bound_region, self.intervals, rows, self.choices
+        )
+
+    def _interval_bounds(self, rows):
+        return interval_margins(
+            self.graph, self.bound_region, self.intervals, rows, self.choices
         )
 
     def mixed_margins(self, final_beta: float) -> tf.Tensor:
@@ -112,28 +181,41 @@ class CertifiedForward:
         return self._mixed[final_beta]
 
     def _mix(self, final_beta):
+        return self.blend(self.interval_margins, self.crown_ibp_margins, final_beta)
+
+    def blend(self, by_interval: tf.Tensor, by_crown_ibp: Callable, final_beta: float):
+        """`beta * by_crown_ibp() + (1 - beta) * by_interval`, without it at beta 0."""
         beta = tf.cast(1.0 - self.ramp * (1.0 - final_beta), self.images.dtype)
-        by_interval = self.interval_margins
         return tf.cond(
             beta < _LEAST_BETA,
             lambda: by_interval,
-            lambda: beta * self.crown_ibp_margins() + (1.0 - beta) * by_interval,
+            lambda: beta * by_crown_ibp() + (1.0 - beta) * by_interval,
         )
 
-    def attacked_logits(self, attack: Callable) -> tf.Tensor:
-        """Logits of attacked images, `[batch, classes]`.
+    @ComputedOnce
+    def attacked(self) -> tf.Tensor:
+        """Images that the adversary found, without gradient, `[batch, *shape]`.
 
-        The attack sees the classifier at inference; its result is then classified
-        like a training batch of its own.
+        The attack sees the classifier at inference, after the clean batch has moved
+        its statistics.
         """
-        _ = self.logits  # The clean batch moves the statistics first.
-        points = attack(
+        _ = self.logits
+        return self._given_adversary.attack(
             lambda images: self.graph.forward(images)[0],
-            self.region,
+            self._attacked_region,
             self.labels,
             self.seed,
         )
-        return self.graph.forward(points, self.training)[0]
+
+    @property
+    def adversarial_logits(self) -> tf.Tensor:
+        """Of the attacked images, a training batch of their own, `[batch, classes]`."""
+        return self._adversarial[0]
+
+    @ComputedOnce
+    def adversarial_margins(self) -> tf.Tensor:
+        """`z_label - z_other` at the attacked images, `[batch, K - 1]`."""
+        return tf.linalg.matvec(self.rows, self.adversarial_logits)
 
     @ComputedOnce
     def is_correct(self) -> tf.Tensor:
@@ -146,7 +228,56 @@ class CertifiedForward:
         """What `mixed_margins` has computed: a loss and a metric ask for the same."""
         return {}
 
+    @property
+    def _given_adversary(self) -> Adversary:
+        if self.adversary is None:
+            raise InputError(
+                "The objective has a term that needs attacked images, and no "
+                "`adversary`. Give it one: `Adversary(attack=PGD(...))`."
+            )
+        return self.adversary
+
+    @property
+    def _attacked_region(self):
+        """The ball that the adversary may choose from."""
+        region, factor = self.region, self._given_adversary.radius_factor
+        return LpBall(region.x, factor * region.radius, region.norm, region.valid_range)
+
+    @ComputedOnce
+    def _adversarial(self):
+        """Logits of the attacked images, and the statistics of that batch."""
+        return self.graph.forward(self.attacked, self.training)
+
     @ComputedOnce
     def _clean(self):
         """Logits of the clean images, and the statistics of the batch."""
         return self.graph.forward(self.images, self.training)
+
+
+def small_box(ball: LpBall, points: tf.Tensor, share: float) -> Box:
+    """Returns boxes of `share` of the radius, moved into the ball (arXiv:2210.04871).
+
+    Args:
+        ball: an Linf ball.
+        points: in the ball, around which the boxes lie, `[batch, *shape]`.
+        share: of the ball's radius, in [0, 1].
+
+    Raises:
+        InputError: for balls of other norms.
+    """
+    if not ball.is_box:
+        raise InputError(
+            "`box_share` needs perturbations in the Linf norm. Received: norm "
+            f"{ball.norm:g}. Leave it at None."
+        )
+    whole = ball.box
+    radius = share * tf.reshape(ball.radius, [-1] + [1] * (points.shape.rank - 1))
+    center = tf.minimum(tf.maximum(points, whole.lower + radius), whole.upper - radius)
+    # Cut to the ball, not to the valid range alone as published: near the range's upper
+    # end, boxes of more than half the radius would leave the ball.
+    return Box.from_interval(
+        IntervalBound(
+            tf.maximum(center - radius, whole.lower),
+            tf.minimum(center + radius, whole.upper),
+        )
+    )

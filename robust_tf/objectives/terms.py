@@ -1,11 +1,11 @@
 """Objective terms: each maps a forward pass to one loss per example."""
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from robust_tf.errors import InputError
+from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.forward import CertifiedForward
 
 
@@ -62,38 +62,61 @@ class CrownIbpCrossEntropy:
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialCrossEntropy:
-    """Cross-entropy on attacked images (arXiv:1706.06083), `[batch]`.
+    """Cross-entropy on the images that the adversary found (arXiv:1706.06083)."""
 
-    Attributes:
-        attack: such as `attacks.pgd.PGD`: `(logits_fn, region, labels, seed)` to
-            images.
-    """
-
-    attack: Callable
     name: str = "adversarial_loss"
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(
-            forward.labels, forward.attacked_logits(self.attack)
+            forward.labels, forward.adversarial_logits
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class L1Penalty:
-    """The sum of all magnitudes of kernels and scales, no biases; `[batch]`, equal."""
+    """The sum of all magnitudes of kernels; `[batch]`, equal.
 
+    Attributes:
+        include_scales: also the scales of BatchNormalization (as arXiv:1906.06316
+            does, arXiv:2305.13991 does not).
+    """
+
+    include_scales: bool = False
     name: str = "l1_penalty"
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        left_out = (
+            ["bias", "beta"] if self.include_scales else ["bias", "beta", "gamma"]
+        )
         sums = [
             tf.reduce_sum(tf.abs(tf.convert_to_tensor(variable)))
             for node in forward.graph.nodes
             for variable in node.layer.trainable_variables
-            if variable.name not in ("bias", "beta")
+            if variable.name not in left_out
         ]
         if not sums:
             raise InputError("An `L1Penalty` needs a model with kernels.")
         return tf.fill(tf.shape(forward.labels), tf.add_n(sums))
+
+
+@dataclasses.dataclass(frozen=True)
+class BeforeRamp:
+    """The weight `value` while the radius is 0, and 0 from the first step above."""
+
+    value: float = 1.0
+
+    def __call__(self, ramp: tf.Tensor) -> tf.Tensor:
+        return tf.where(ramp > 0.0, tf.zeros_like(ramp), self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromRamp:
+    """The weight 0 while the radius is 0, and `value` from the first step above."""
+
+    value: float = 1.0
+
+    def __call__(self, ramp: tf.Tensor) -> tf.Tensor:
+        return tf.where(ramp > 0.0, self.value, tf.zeros_like(ramp))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,36 +139,45 @@ class WeightedSum:
         weights: one for each term: a number, or a function of the ramp of the radius,
             such as `FollowsRadius`.
         method: what the combination is called, in records.
+        adversary: attacks each batch, for terms that need it.
+        reported: further terms, for logs alone.
     """
 
     terms: tuple
     weights: tuple
     method: str = "custom"
+    adversary: Adversary | None = None
+    reported: tuple = ()
 
     def __post_init__(self):
-        names = [term.name for term in self.terms]
+        names = list(self.names)
         if not names or len(set(names)) < len(names):
             raise InputError(
                 "An objective needs at least one term, and one name for each. "
                 f"Received: {names}"
             )
-        if len(self.weights) != len(names):
+        if len(self.weights) != len(self.terms):
             raise InputError(
-                f"An objective needs one weight for each of its {len(names)} terms "
-                f"{names}. Received: {len(self.weights)} weights"
+                f"An objective needs one weight for each of its {len(self.terms)} "
+                f"terms {names}. Received: {len(self.weights)} weights"
             )
 
     def __call__(self, forward: CertifiedForward):
         """Returns the loss of each example, and the terms by name, for logs."""
-        parts = {term.name: term(forward) for term in self.terms}
+        parts = {term.name: term(forward) for term in self._all_terms}
         weights = [w(forward.ramp) if callable(w) else w for w in self.weights]
-        pairs = zip(weights, parts.values(), strict=True)
-        return tf.add_n([tf.cast(w, part.dtype) * part for w, part in pairs]), parts
+        losses = [parts[term.name] for term in self.terms]
+        pairs = zip(weights, losses, strict=True)
+        return tf.add_n([tf.cast(w, loss.dtype) * loss for w, loss in pairs]), parts
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the terms, in order."""
-        return tuple(term.name for term in self.terms)
+        return tuple(term.name for term in self._all_terms)
+
+    @property
+    def _all_terms(self) -> tuple:
+        return (*self.terms, *self.reported)
 
     def margins(self, forward: CertifiedForward) -> tf.Tensor | None:
         """The margins that the first certified term proves; None without one."""
@@ -158,6 +190,13 @@ class WeightedSum:
     def is_certified(self) -> bool:
         """Whether a term proves margins."""
         return any(hasattr(term, "margins") for term in self.terms)
+
+    @property
+    def is_certified_in_training(self) -> bool:
+        """Whether those of training hold over the whole region, not a part of it."""
+        return self.is_certified and (
+            self.adversary is None or self.adversary.box_share is None
+        )
 
 
 def robust_natural(final_kappa: float = 0.5, final_beta: float | None = 0.0):

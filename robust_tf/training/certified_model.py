@@ -10,6 +10,7 @@ from robust_tf.graph import BoundGraph
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.objectives.terms import is_verified
+from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
 from robust_tf.training.gradients import clip_across_replicas
 
@@ -23,6 +24,10 @@ class CertifiedModel(keras.Model):
         threat: the perturbations at the end of the ramp.
         ramp: share of the target radius as a function of the optimizer step, such as
             `schedules.LinearRamp`.
+        radius_factor: radius of the bounds in training, over the ramp's; validation is
+            at the target itself.
+        min_radius: least radius in training, in pixels in [0, 1]: bounds that
+            regularizers need exist while the ramp is at 0 (arXiv:2103.17268: 1e-6).
         max_gradient_norm: clips the norm of the whole batch's gradient; None: not.
         micro_batches: parts that a batch is worked through in, one after the other;
             their gradients are averaged, and applied once.
@@ -37,6 +42,8 @@ class CertifiedModel(keras.Model):
         threat: Threat,
         ramp: Callable,
         *,
+        radius_factor: float = 1.0,
+        min_radius: float = 0.0,
         max_gradient_norm: float | None = None,
         micro_batches: int = 1,
         relaxation: str = "adaptive",
@@ -52,6 +59,8 @@ class CertifiedModel(keras.Model):
         self.objective = objective
         self.threat = threat
         self.ramp = ramp
+        self.radius_factor = radius_factor
+        self.min_radius = min_radius
         self.max_gradient_norm = max_gradient_norm
         self.micro_batches = micro_batches
         self.relaxation = relaxation
@@ -92,7 +101,10 @@ class CertifiedModel(keras.Model):
         if self.max_gradient_norm is not None:
             total = clip_across_replicas(total, self.max_gradient_norm)
         self.optimizer.apply(total, variables)
-        return self.get_metrics_result()
+        results = self.get_metrics_result()
+        if not self._certifies(training=True):
+            results.pop("certified_accuracy", None)
+        return results
 
     def test_step(self, data):
         """Measures at the target radius, with moving statistics."""
@@ -102,6 +114,12 @@ class CertifiedModel(keras.Model):
         losses, parts = self._penalized(forward)
         self._update(forward, losses, parts, weights)
         return self.get_metrics_result()
+
+    def _certifies(self, training: bool) -> bool:
+        """Whether margins hold over the region, not over a part of it."""
+        if training:
+            return self.objective.is_certified_in_training
+        return self.objective.is_certified
 
     def _penalized(self, forward):
         """The objective, plus what regularizers of the classifier's layers add."""
@@ -122,16 +140,25 @@ class CertifiedModel(keras.Model):
 
     def _forward(self, images, labels, ramp, step, number, training=True):
         ramp = tf.cast(ramp, images.dtype)
+        region = self.threat.region(images, ramp)
+        if training:
+            region = self._widened(region)
         return CertifiedForward(
             graph=self.graph,
             images=images,
             labels=tf.cast(labels, tf.int32),
-            region=self.threat.region(images, ramp),
+            region=region,
             ramp=ramp,
             seed=self._seed(step, number),
             training=training,
             relaxation=self.relaxation,
+            adversary=self.objective.adversary,
         )
+
+    def _widened(self, ball):
+        """The ball of training: `radius_factor` and `min_radius` are for it alone."""
+        radius = tf.maximum(self.radius_factor * ball.radius, self.min_radius)
+        return LpBall(ball.x, radius, ball.norm, ball.valid_range)
 
     def _seed(self, step, number):
         """Another one for each step, micro-batch and replica."""
@@ -143,7 +170,7 @@ class CertifiedModel(keras.Model):
 
     def _update(self, forward, losses, parts, weights=None):
         values = dict(parts, loss=losses, clean_accuracy=forward.is_correct)
-        if self.objective.is_certified:
+        if self._certifies(forward.training):
             margins = self.objective.margins(forward)
             values["certified_accuracy"] = is_verified(margins)
         for name, value in values.items():  # One `Mean` for every name.

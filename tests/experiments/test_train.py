@@ -24,6 +24,7 @@ from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
 from robust_tf.experiments.train import train
 from robust_tf.objectives import terms
+from robust_tf.objectives.forward import Adversary
 from robust_tf.regions import Threat
 from robust_tf.training import checkpoints
 from robust_tf.training.callbacks import MetricsLog
@@ -50,7 +51,7 @@ def classifier(input_shape, num_classes, **options):
 def small_data(monkeypatch):
     """Whatever set is asked for, these images come."""
 
-    def load(name, split, data_dir=None, validation_share=0.0):
+    def load(name, split, data_dir=None, **cut):
         images, labels = small.images_and_labels(SIZES[split], seed=len(split))
         return ImageDataset(name, images, labels, small.CLASSES, split)
 
@@ -145,9 +146,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
         "objective": terms.WeightedSum(
             (
                 terms.IntervalCrossEntropy(),
-                terms.AdversarialCrossEntropy(PGD(steps=2)),
+                terms.AdversarialCrossEntropy(),
             ),
             (terms.FollowsRadius(0.0, 0.5), 0.5),
+            adversary=Adversary(PGD(steps=2)),
         ),
         "test_attack": PGD(steps=2),
     }

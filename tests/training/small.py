@@ -1,5 +1,7 @@
 """Small classifiers, data and objectives that train in seconds."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,7 @@ from robust_tf import layers
 from robust_tf import schedules
 from robust_tf.attacks.pgd import PGD
 from robust_tf.objectives import terms
+from robust_tf.objectives.forward import Adversary
 from robust_tf.regions import Threat
 from robust_tf.training.certified_model import CertifiedModel
 
@@ -57,12 +60,16 @@ def cnn(seed=0, normalized=False, dropout=0.0, dtype=None):
 def adversarial(attack=None):
     """Adversarial training, by default with an attack that draws nothing."""
     attack = attack or PGD(steps=3, random_start=False)
-    return terms.WeightedSum((terms.AdversarialCrossEntropy(attack),), (1.0,))
+    return terms.WeightedSum(
+        (terms.AdversarialCrossEntropy(),), (1.0,), adversary=Adversary(attack)
+    )
 
 
 def with_penalty(objective, weight=1e-3):
-    return terms.WeightedSum(
-        (*objective.terms, terms.L1Penalty()), (*objective.weights, weight)
+    return dataclasses.replace(
+        objective,
+        terms=(*objective.terms, terms.L1Penalty()),
+        weights=(*objective.weights, weight),
     )
 
 

@@ -11,6 +11,7 @@ from robust_tf import layers
 from robust_tf import schedules
 from robust_tf.data import ImageDataset
 from robust_tf.objectives import terms
+from robust_tf.objectives.forward import Adversary
 from robust_tf.regions import Threat
 from robust_tf.training.certified_model import CertifiedModel
 from tests.training import small
@@ -80,6 +81,41 @@ def test_training_measures_the_current_radius():
     history = small.fit(model, small.batches(), epochs=2)
     assert history["epsilon"] == pytest.approx([0.05 * 0.5 / 3, 0.05])
     assert int(model.optimizer.iterations) == 6
+
+
+def test_the_radius_of_training_is_its_own():
+    ramp = schedules.LinearRamp(start=2, length=1)
+    model = small.certified_model(
+        small.cnn(), terms.robust(None), ramp=ramp, radius_factor=1.5, min_radius=1e-3
+    )
+    data = small.batches()
+    history = model.fit(
+        data, epochs=2, validation_data=data, shuffle=False, verbose=0
+    ).history
+    assert history["epsilon"] == pytest.approx([1e-3, 0.075])
+    assert history["val_epsilon"] == pytest.approx([0.05, 0.05])
+
+
+def test_small_boxes_certify_nothing_in_training():
+    def corner(logits_fn, region, labels, seed):
+        del logits_fn, labels, seed
+        return region.box.upper
+
+    objective = terms.WeightedSum(
+        (terms.IntervalCrossEntropy(),),
+        (1.0,),
+        adversary=Adversary(corner, box_share=0.1),
+    )
+    model = small.certified_model(small.cnn(), objective)
+    data = small.batches()
+    history = model.fit(data, validation_data=data, shuffle=False, verbose=0).history
+    assert "certified_accuracy" not in history
+    images, labels = small.images_and_labels()
+    rows = rt.margin_specification(labels, small.CLASSES)
+    region = rt.LpBall(images, 0.05)
+    bound = rt.compute_bounds(model.classifier, region, "ibp", rows).lower.numpy()
+    wanted = (bound > 0).all(-1).mean()
+    assert history["val_certified_accuracy"] == pytest.approx([wanted], abs=1e-6)
 
 
 @pytest.mark.parametrize("norm", [2, 1])

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from robust_tf import schedules
+from robust_tf.attacks import PGD
+from robust_tf.objectives import expressive
+from robust_tf.objectives import fusion
 from robust_tf.objectives import terms
+from robust_tf.objectives.certified_training import certified_training
+from robust_tf.objectives.forward import Adversary
 from robust_tf.training.distribution import strategy_for
 from tests.training import small
 
@@ -21,6 +26,17 @@ def _sgd():
 
 def _adam():
     return keras.optimizers.Adam(0.01)
+
+
+def _expressive(loss, **adversary):
+    attack = PGD(steps=2, random_start=False, objective="cross_entropy")
+    return certified_training(
+        loss,
+        "expressive",
+        adversary=Adversary(attack, statistics="adversarial", **adversary),
+        regularizer_weight=0.5,
+        l1_weight=1e-3,
+    )
 
 
 # objective, optimizer, whether there is a BatchNormalization, options of the model
@@ -41,6 +57,22 @@ CASES = {
         {"micro_batches": 2, "max_gradient_norm": 0.5},
     ),
     "pgd": (small.adversarial(), _sgd, True, {}),
+    "fast_ibp": (
+        certified_training(
+            terms.IntervalCrossEntropy(), "fast", regularizer_weight=0.5
+        ),
+        _adam,
+        True,
+        {"min_radius": 1e-4, "radius_factor": 1.5},
+    ),
+    "exp_ibp": (_expressive(expressive.ExpIbp(0.4)), _sgd, True, {}),
+    "sabr": (_expressive(terms.IntervalCrossEntropy(), box_share=0.5), _sgd, True, {}),
+    "crown_ibp_fused": (
+        certified_training(fusion.FusedCrownIbpCrossEntropy(), "fused"),
+        _sgd,
+        True,
+        {},
+    ),
 }
 
 
@@ -87,7 +119,10 @@ def test_xla(name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_run_is_worth_comparing(name):
     history, weights = expected(name)
-    assert history["epsilon"] == pytest.approx([0.05 / 9, 0.05 * 8 / 9])
+    factor = CASES[name][3].get("radius_factor", 1.0)
+    least = CASES[name][3].get("min_radius", 0.0) * 2 / 3  # In two steps of three.
+    radii = [0.05 / 9 * factor + least, 0.05 * 8 / 9 * factor]
+    assert history["epsilon"] == pytest.approx(radii)
     assert np.isfinite(list(history.values())).all()
     moved = small.weights(small.cnn(normalized=CASES[name][2]))
     changes = [np.abs(a - b).max() for a, b in zip(weights, moved, strict=True)]

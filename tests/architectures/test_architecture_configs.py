@@ -1,0 +1,86 @@
+"""Gin files of the published networks of arXiv:2103.17268, and their sizes."""
+
+import math
+import pathlib
+
+import gin
+import numpy as np
+import pytest
+
+import robust_tf as rt
+from robust_tf.experiments import configuration
+from tests.propagation import networks
+
+FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "architectures"
+MNIST, CIFAR, LARGE = (28, 28, 1), (32, 32, 3), (64, 64, 3)
+# Trainable parameters, by input shape and number of classes.
+SIZES = {
+    "cnn6": {(CIFAR, 10): 4_263_594, (MNIST, 10): 3_279_978},
+    "cnn6_no_bn": {(CIFAR, 10): 4_262_698, (MNIST, 10): 3_279_082},
+    "cnn7": {(CIFAR, 10): 17_192_650, (MNIST, 10): 13_259_338},
+    "cnn7_64x64": {(LARGE, 200): 17_290_120, (LARGE, 1000): 17_700_520},
+    "cnn7_64x64_bn_4": {(LARGE, 200): 17_288_840},
+    "cnn7_bn_convolutions": {(CIFAR, 10): 17_191_626, (MNIST, 10): 13_258_314},
+    "cnn7_no_bn": {(CIFAR, 10): 17_190_602, (MNIST, 10): 13_257_290},
+    "cnn7_wide": {(CIFAR, 10): 35_189_642, (MNIST, 10): 27_323_018},
+    "resnext": {(CIFAR, 10): 17_611_018, (MNIST, 10): 13_677_706},
+    "resnext_4_20": {(CIFAR, 10): 21_960_746, (MNIST, 10): 17_044_394},
+    "resnext_64x64": {(LARGE, 200): 16_981_960},
+    "resnext_no_bn": {(CIFAR, 10): 17_604_490, (MNIST, 10): 13_671_178},
+    "wide_resnet_10_64x64": {(LARGE, 200): 91_424_776},
+    "wide_resnet_8": {(CIFAR, 10): 21_547_882, (MNIST, 10): 17_615_434},
+    "wide_resnet_8_no_bn": {(CIFAR, 10): 21_541_450, (MNIST, 10): 17_609_002},
+}
+# What makes a network small enough to run, by the function that builds it.
+TINY = {
+    "cnn7": ("width = 4", "linear_size = 8"),
+    "cnn6": ("width = 4", "linear_size = 8"),
+    "wide_resnet": ("channels = (4, 6, 8)", "stem = 4", "linear_size = 8"),
+    "resnext": ("base_width = 2", "stem = 4", "linear_size = 8"),
+}
+
+
+@pytest.fixture(autouse=True)
+def clear_configuration():
+    yield
+    gin.clear_config()
+
+
+def architecture(name, *params):
+    """The factory that a file of that name binds."""
+    configuration.parse([str(FOLDER / f"{name}.gin")], params)
+    return gin.query_parameter("train.train.architecture").scoped_configurable_fn
+
+
+def published(name):
+    return (FOLDER / f"{name}.gin").read_text()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes(name):
+    build = architecture(name)
+    for (shape, classes), parameters in SIZES[name].items():
+        variables = build(shape, classes).trainable_variables
+        assert sum(math.prod(v.shape) for v in variables) == parameters
+        header = published(name).partition("from __gin__")[0]
+        assert f"{parameters:,}" in header
+        assert "x".join(map(str, shape)) in header
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_bounds_of_a_tiny_version(name):
+    chosen = published(name).partition("architecture = @")[2].split()[0]
+    module, function = chosen.split(".")
+    params = [f"{module}.{function}.{line}" for line in TINY[function]]
+    model = networks.randomize(architecture(name, *params)((8, 8, 3), 3), seed=0)
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype("float32")
+    bounds = rt.compute_bounds(model, rt.LpBall(images, 0.01), "ibp")
+    logits = model(images).numpy()
+    assert (bounds.lower.numpy() <= logits + 1e-5).all()
+    assert (bounds.upper.numpy() >= logits - 1e-5).all()
+    assert (bounds.lower.numpy() < bounds.upper.numpy()).all()
+
+
+def test_every_size_that_is_stated_is_checked():
+    files = [path.stem for path in FOLDER.glob("*.gin")]
+    assert {name for name in files if "# Parameters" in published(name)} == set(SIZES)
