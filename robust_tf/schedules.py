@@ -102,6 +102,57 @@ class SmoothedRamp:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tent:
+    """In a straight line from 0 to `peak` and, as fast, back to 0 (arXiv:2002.12920).
+
+    Attributes:
+        start: epochs before.
+        length: epochs of both halves.
+        peak: value halfway.
+        steps_per_epoch: optimizer steps in one epoch.
+    """
+
+    start: float = 0.0
+    length: float = 0.0
+    peak: float = 1.0
+    steps_per_epoch: int = 1
+
+    def __post_init__(self):
+        _check_times(self)
+
+    def __call__(self, step) -> tf.Tensor:
+        first, last = _ends(self)
+        half = max((last - first) / 2, 1.0)
+        distance = tf.abs(tf.cast(step, tf.float32) - (first + half))
+        return self.peak * tf.nn.relu(1.0 - distance / half)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """`value` over whole epochs, 0 before and after (arXiv:2002.12920).
+
+    Attributes:
+        start: epochs before.
+        length: epochs that it lasts.
+        value: within.
+        steps_per_epoch: optimizer steps in one epoch.
+    """
+
+    start: float = 0.0
+    length: float = 0.0
+    value: float = 1.0
+    steps_per_epoch: int = 1
+
+    def __post_init__(self):
+        _check_times(self)
+
+    def __call__(self, step) -> tf.Tensor:
+        first, last = _ends(self)
+        step = tf.cast(step, tf.int64)
+        return self.value * tf.cast((step >= first) & (step < last), tf.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class StepDecay:
     """`initial * factor ** floor((epoch - start) / every)`, and `initial` before.
 

@@ -125,3 +125,15 @@ def test_milestones_count_finished_epochs():
     ):
         for step in (391 * epoch, 391 * epoch + 390):
             assert float(decay(tf.constant(step))) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_tents_and_windows():
+    tent = schedules.Tent(start=1, length=4, peak=0.5, steps_per_epoch=10)
+    for step, wanted in ((0, 0), (10, 0), (20, 0.25), (30, 0.5), (45, 0.125), (50, 0)):
+        assert float(tent(tf.constant(step))) == pytest.approx(wanted), step
+    window = schedules.Window(start=1, length=2, value=0.5, steps_per_epoch=10)
+    for step, wanted in ((9, 0), (10, 0.5), (29, 0.5), (30, 0)):
+        assert float(window(tf.constant(step))) == wanted
+    for kind in (schedules.Tent, schedules.Window):
+        with pytest.raises(InputError, match="`start` and `length`"):
+            kind(start=-1)

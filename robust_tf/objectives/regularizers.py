@@ -1,6 +1,8 @@
-"""What keeps bounds tight while the radius grows (arXiv:2103.17268, section 3.3).
+"""Regularizers that read the bounds before each ReLU.
 
-Statistics are over the whole batch and all neurons of a layer.
+`BoundTightness`, `ReluBalance` and `CenterSpread` keep bounds tight while the radius
+grows (arXiv:2103.17268, section 3.3); their statistics are over the whole batch and all
+neurons of a layer. `ReluStability` and `RelaxationVolume` count unstable neurons.
 """
 
 import dataclasses
@@ -10,9 +12,11 @@ import tensorflow as tf
 
 from robust_tf import layers
 from robust_tf.bounds import IntervalBound
+from robust_tf.bounds import flatten_from
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.objectives.forward import CertifiedForward
+from robust_tf.replicas import count_replicas
 from robust_tf.replicas import mean_over_replicas
 
 _LEAST = 1e-12
@@ -53,6 +57,68 @@ class ReluBalance:
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
         loss = relu_balance(_before_relus(forward), self.tolerance)
         return tf.fill(tf.shape(forward.labels), loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterSpread:
+    """Holds each layer's standard deviation of centres above the tolerance.
+
+    `[batch]`, equal: `mean over ReLUs of relu(1 - std(c) / tolerance)`, unbiased. The
+    published system has it switched off.
+    """
+
+    tolerance: float = 0.5
+    name: str = "spread_loss"
+
+    def __post_init__(self):
+        _check_tolerance(self.tolerance)
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        losses = []
+        for bound in _before_relus(forward):
+            center = bound.center
+            count = count_replicas() * tf.size(center)
+            count = tf.cast(count, center.dtype)
+            variance = _mean(tf.square(center - _mean(center))) * count / (count - 1.0)
+            # A root's gradient is infinite at 0.
+            losses.append(tf.nn.relu(self.tolerance - tf.sqrt(variance + _LEAST)))
+        loss = tf.add_n(losses) / (self.tolerance * len(losses))
+        return tf.fill(tf.shape(forward.labels), loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReluStability:
+    """`sum over neurons of -tanh(1 + l u)`, `[batch]` (RS loss, arXiv:1809.03008).
+
+    Of the bounds before each ReLU; where a published system reads those behind it, this
+    is not followed: there every neuron is stable.
+    """
+
+    name: str = "stability_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return _total(
+            forward,
+            lambda bound: -tf.tanh(1.0 + bound.lower * bound.upper),
+            tf.reduce_sum,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RelaxationVolume:
+    """`sum over ReLUs of mean over neurons of relu(-l) relu(u)`, `[batch]` (COLT).
+
+    Twice the area of each unstable neuron's triangle, of the layers' means.
+    """
+
+    name: str = "volume_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return _total(
+            forward,
+            lambda bound: tf.nn.relu(-bound.lower) * tf.nn.relu(bound.upper),
+            tf.reduce_mean,
+        )
 
 
 def bound_tightness(
@@ -129,6 +195,16 @@ def _mean(tensor):
     return mean_over_replicas(tf.reduce_mean(tensor))
 
 
+def _total(forward, of_neuron, over_layer):
+    """Of each example: `over_layer` of what each neuron adds, summed over layers."""
+    return tf.add_n(
+        [
+            over_layer(flatten_from(of_neuron(bound), 1), -1)
+            for bound in _before_relus(forward)
+        ]
+    )
+
+
 def _before_relus(forward):
     edges = [
         node.inputs[0]
@@ -137,7 +213,7 @@ def _before_relus(forward):
     ]
     if not edges:
         raise InputError(
-            "The warm-up regularizers need a model with ReLU layers. Received: none"
+            "Regularizers of bounds need a model with ReLU layers. Received: none"
         )
     return [forward.intervals[edge] for edge in edges]
 

@@ -36,6 +36,34 @@ class IntervalCrossEntropy:
 
 
 @dataclasses.dataclass(frozen=True)
+class ThresholdedIntervalCrossEntropy:
+    """IBP's loss, 0 for examples that are certified confidently enough, `[batch]`.
+
+    Those whose certified probability q of the label, `-log q` the loss, is at least
+    `1 - margin * ramp`: an option (`ls`) of the system of arXiv:2103.17268.
+
+    Attributes:
+        margin: distance from 1 at the target radius, in [0, 1].
+    """
+
+    margin: float
+    name: str = "certified_loss"
+
+    def __post_init__(self):
+        if not 0.0 <= self.margin <= 1.0:
+            raise InputError(f"`margin` must lie in [0, 1]. Received: {self.margin}")
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        losses = margin_cross_entropy(forward.interval_margins)
+        threshold = 1.0 - self.margin * tf.cast(forward.ramp, losses.dtype)
+        return tf.where(tf.exp(-losses) < threshold, losses, tf.zeros_like(losses))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, `[batch, classes - 1]`."""
+        return forward.interval_margins
+
+
+@dataclasses.dataclass(frozen=True)
 class CrownIbpCrossEntropy:
     """Cross-entropy of the worst logits by CROWN-IBP (arXiv:1906.06316), `[batch]`.
 

@@ -208,6 +208,76 @@ class BestIterateTest(parameterized.TestCase):
             np.testing.assert_array_equal(points, x)
 
 
+class KeptPointTest(parameterized.TestCase):
+    @parameterized.parameters(0, 1, 5)
+    def test_last_is_where_a_plain_loop_ends(self, steps):
+        x, labels = inputs(dtype="float64")
+        region = LpBall(x, 0.1)
+        network, _ = linear()
+
+        def logits_fn(points):
+            return tf.sin(network(points))  # The direction of ascent changes.
+
+        attack = PGD(
+            steps=steps,
+            relative_step_size=0.6,
+            objective="cross_entropy",
+            step_decay=(),
+            keep="last",
+        )
+        points = attack(logits_fn, region, labels, _SEED)
+        wanted = random_points(region, tf.random.fold_in(_SEED, 0, alg="philox"))
+        low, high = region.box.lower, region.box.upper
+        for _ in range(steps):
+            with tf.GradientTape() as tape:
+                tape.watch(wanted)
+                loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    labels, logits_fn(wanted)
+                )
+            step = 0.06 * tf.sign(tape.gradient(loss, wanted))
+            wanted = tf.clip_by_value(wanted + step, low, high)
+        np.testing.assert_allclose(points, wanted, atol=1e-12)
+
+    def test_one_great_step_ends_in_corners(self):
+        x, labels = inputs()
+        region = LpBall(x, 0.1)
+        network, _ = linear()
+        attack = PGD(steps=1, relative_step_size=10.0, step_decay=(), keep="last")
+        points = attack(network, region, labels, _SEED).numpy()
+        low, high = region.box.lower.numpy(), region.box.upper.numpy()
+        self.assertTrue(((points == low) | (points == high)).all())
+
+    def test_best_iterate_is_the_greatest_loss_on_the_way(self):
+        x, labels = inputs(batch=20)
+        network = mlp()
+        seen = []
+
+        def logits_fn(points):
+            seen.append((points, network(points)))
+            return seen[-1][1]
+
+        options = {
+            "steps": 4,
+            "relative_step_size": 1.5,
+            "objective": "cross_entropy",
+            "step_decay": (),
+            "keep": "best_iterate",
+        }
+        region = LpBall(x, 0.4)
+        points = PGD(**options)(logits_fn, region, labels, _SEED)
+        self.assertLen(seen, 5)  # The start, and after each step; not the centre.
+        losses = np.stack(
+            [
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+                for _, logits in seen
+            ]
+        )
+        best = losses.argmax(0)
+        self.assertGreater(len(set(best)), 1)  # Not always the last one.
+        wanted = [seen[index][0][example] for example, index in enumerate(best)]
+        np.testing.assert_array_equal(points, wanted)
+
+
 class StrengthTest(parameterized.TestCase):
     @parameterized.parameters(("inf", 0.1), (2, 0.4), (1, 1.0))
     def test_more_work_lowers_the_mean_margin(self, norm, radius):
@@ -365,6 +435,8 @@ class ErrorsTest(parameterized.TestCase):
         ("order", {"step_decay": ((0.5, 0.1), (0.2, 0.1))}, "ascending.*0.2"),
         ("pairs", {"step_decay": (0.5, 0.1)}, "pairs"),
         ("factor", {"step_decay": ((0.5, 0.0),)}, "factors above 0"),
+        ("keep", {"keep": "first"}, "best_iterate.*'first'"),
+        ("runs", {"keep": "last", "restarts": 2}, "keep='last', restarts=2"),
         (
             "targets",
             {"multi_targeted": True, "objective": "cross_entropy"},

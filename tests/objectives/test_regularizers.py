@@ -14,7 +14,10 @@ from robust_tf.objectives import terms
 from robust_tf.objectives.certified_training import certified_training
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.regularizers import BoundTightness
+from robust_tf.objectives.regularizers import CenterSpread
+from robust_tf.objectives.regularizers import RelaxationVolume
 from robust_tf.objectives.regularizers import ReluBalance
+from robust_tf.objectives.regularizers import ReluStability
 from robust_tf.objectives.regularizers import bound_tightness
 from robust_tf.objectives.regularizers import normalized_input
 from robust_tf.objectives.regularizers import relu_balance
@@ -125,6 +128,31 @@ def test_brute_force_on_a_network():
     assert np.mean(tightness) > 0.0 and np.mean(balance) > 0.0
     np.testing.assert_allclose(BoundTightness()(forward), np.mean(tightness), rtol=1e-9)
     np.testing.assert_allclose(ReluBalance()(forward), np.mean(balance), rtol=1e-9)
+
+
+def test_sums_over_neurons():
+    images, _ = small.images_and_labels(5)
+    forward = passed(
+        small.cnn(normalized=True, dtype="float64"), images.astype("float64"), 0.1
+    )
+    stability, volume, spread = 0.0, 0.0, []
+    for node in forward.graph.nodes:
+        if isinstance(node.layer, layers.ReLU):
+            bounds = forward.intervals[node.inputs[0]]
+            low, high = (
+                end.numpy().reshape(5, -1) for end in (bounds.lower, bounds.upper)
+            )
+            stability = stability - np.tanh(1 + low * high).sum(1)
+            volume = volume + (np.maximum(-low, 0) * np.maximum(high, 0)).mean(1)
+            deviation = np.std((low + high) / 2, ddof=1)
+            spread.append(max(3.0 - deviation, 0) / 3.0)
+    assert np.ptp(stability) > 0.1 and volume.min() > 0.0 and max(spread) > 0.0
+    for term, wanted in (
+        (ReluStability(), stability),
+        (RelaxationVolume(), volume),
+        (CenterSpread(3.0), np.full(5, np.mean(spread))),
+    ):
+        np.testing.assert_allclose(term(forward), wanted, rtol=1e-9)
 
 
 def test_training_tightens_bounds_before_the_ramp():

@@ -90,6 +90,18 @@ def test_gradients(row):
         np.testing.assert_allclose(actual, expected, atol=1e-9)
 
 
+def test_confident_certificates_cost_nothing():
+    forward = given({"eps": 1.0, "max_eps": 1.0})
+    losses = terms.IntervalCrossEntropy()(forward).numpy()
+    shares = np.exp(-losses)
+    middle = 1.0 - float(np.mean(shares))  # Between the two examples.
+    assert shares.min() < 1.0 - middle < shares.max()
+    cut = terms.ThresholdedIntervalCrossEntropy(middle)(forward)
+    np.testing.assert_allclose(cut, np.where(shares < 1.0 - middle, losses, 0.0))
+    whole = terms.ThresholdedIntervalCrossEntropy(0.0)(forward)
+    np.testing.assert_allclose(whole, losses)
+
+
 def test_weights_and_names_are_checked():
     term = terms.StandardCrossEntropy()
     with pytest.raises(rt.InputError, match="one weight for each"):
