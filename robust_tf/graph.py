@@ -147,6 +147,46 @@ class BoundGraph:
                 values[node.output] = _call(layer, arguments, training)
         return values[self.output], moments
 
+    def is_cut(self, edge: int) -> bool:
+        """Whether all paths from the input to the logits lead through `edge`."""
+        return all(min(node.inputs) >= edge for node in self.nodes[edge:])
+
+    def forward_from(self, edge: int, values: tf.Tensor, choices: Choices) -> tf.Tensor:
+        """Runs the rest of the classifier at points, as the bounds see it.
+
+        Normalised by `choices.moments`, or moving statistics without them, as the
+        interval rules do; so the logits lie in the bounds over every box that holds
+        the points. Moves no statistics.
+
+        Args:
+            edge: a cut (`is_cut`).
+            values: on that edge, `[batch, *shape]`.
+            choices: what the interval rules ask for.
+
+        Returns:
+            The logits, `[batch, classes]`.
+
+        Raises:
+            InputError: for edges that are no cut.
+        """
+        if not self.is_cut(edge):
+            cuts = [number for number in range(len(self.shapes)) if self.is_cut(number)]
+            raise InputError(
+                f"Edge {edge} does not divide the classifier: paths lead past it. "
+                f"Edges that do: {cuts}"
+            )
+        reached = {edge: values}
+        for node in self.nodes[edge:]:
+            tensors = [reached[source] for source in node.inputs]
+            layer = node.layer
+            if layer.has_moments:
+                moments = choices.moments.get(layer.name)
+                reached[node.output] = layer.normalize(*tensors, moments)
+            else:
+                arguments = tensors if len(tensors) > 1 else tensors[0]
+                reached[node.output] = _call(layer, arguments, False)
+        return reached[self.output]
+
     def propagate_interval(
         self, box: IntervalBound, choices: Choices, known=None
     ) -> dict[int, IntervalBound]:

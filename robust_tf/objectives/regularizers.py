@@ -2,7 +2,7 @@
 
 `BoundTightness`, `ReluBalance` and `CenterSpread` keep bounds tight while the radius
 grows (arXiv:2103.17268, section 3.3); their statistics are over the whole batch and all
-neurons of a layer. `ReluStability` and `RelaxationVolume` count unstable neurons.
+neurons of a layer. `ReluStability` counts unstable neurons.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class BoundTightness:
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
         entrance = forward.intervals[normalized_input(forward.graph)]
-        loss = bound_tightness(entrance, _before_relus(forward), self.tolerance)
+        loss = bound_tightness(entrance, before_relus(forward), self.tolerance)
         return tf.fill(tf.shape(forward.labels), loss)
 
 
@@ -55,7 +55,7 @@ class ReluBalance:
         _check_tolerance(self.tolerance)
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
-        loss = relu_balance(_before_relus(forward), self.tolerance)
+        loss = relu_balance(before_relus(forward), self.tolerance)
         return tf.fill(tf.shape(forward.labels), loss)
 
 
@@ -75,7 +75,7 @@ class CenterSpread:
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
         losses = []
-        for bound in _before_relus(forward):
+        for bound in before_relus(forward):
             center = bound.center
             count = count_replicas() * tf.size(center)
             count = tf.cast(count, center.dtype)
@@ -97,27 +97,11 @@ class ReluStability:
     name: str = "stability_loss"
 
     def __call__(self, forward: CertifiedForward) -> tf.Tensor:
-        return _total(
-            forward,
-            lambda bound: -tf.tanh(1.0 + bound.lower * bound.upper),
-            tf.reduce_sum,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class RelaxationVolume:
-    """`sum over ReLUs of mean over neurons of relu(-l) relu(u)`, `[batch]` (COLT).
-
-    Twice the area of each unstable neuron's triangle, of the layers' means.
-    """
-
-    name: str = "volume_loss"
-
-    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
-        return _total(
-            forward,
-            lambda bound: tf.nn.relu(-bound.lower) * tf.nn.relu(bound.upper),
-            tf.reduce_mean,
+        return tf.add_n(
+            [
+                -tf.reduce_sum(flatten_from(tf.tanh(1.0 + b.lower * b.upper), 1), -1)
+                for b in before_relus(forward)
+            ]
         )
 
 
@@ -195,17 +179,12 @@ def _mean(tensor):
     return mean_over_replicas(tf.reduce_mean(tensor))
 
 
-def _total(forward, of_neuron, over_layer):
-    """Of each example: `over_layer` of what each neuron adds, summed over layers."""
-    return tf.add_n(
-        [
-            over_layer(flatten_from(of_neuron(bound), 1), -1)
-            for bound in _before_relus(forward)
-        ]
-    )
+def before_relus(forward: CertifiedForward) -> list[IntervalBound]:
+    """Returns the bounds that ReLU layers read, by IBP.
 
-
-def _before_relus(forward):
+    Raises:
+        InputError: for models without ReLU layers.
+    """
     edges = [
         node.inputs[0]
         for node in forward.graph.nodes

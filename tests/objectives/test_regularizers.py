@@ -15,12 +15,12 @@ from robust_tf.objectives.certified_training import certified_training
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.regularizers import BoundTightness
 from robust_tf.objectives.regularizers import CenterSpread
-from robust_tf.objectives.regularizers import RelaxationVolume
 from robust_tf.objectives.regularizers import ReluBalance
 from robust_tf.objectives.regularizers import ReluStability
 from robust_tf.objectives.regularizers import bound_tightness
 from robust_tf.objectives.regularizers import normalized_input
 from robust_tf.objectives.regularizers import relu_balance
+from robust_tf.objectives.relaxation_area import ReluRelaxationMean
 from tests import golden_cases
 from tests.training import small
 
@@ -149,7 +149,7 @@ def test_sums_over_neurons():
     assert np.ptp(stability) > 0.1 and volume.min() > 0.0 and max(spread) > 0.0
     for term, wanted in (
         (ReluStability(), stability),
-        (RelaxationVolume(), volume),
+        (ReluRelaxationMean(), volume),
         (CenterSpread(3.0), np.full(5, np.mean(spread))),
     ):
         np.testing.assert_allclose(term(forward), wanted, rtol=1e-9)
