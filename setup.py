@@ -5,7 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-PROGRAMS = ("train", "evaluate", "plot")
+PROGRAMS = ("train", "evaluate", "losses", "pareto", "plot")
 
 setuptools.setup(
     name="robust_tf",
@@ -23,7 +23,7 @@ setuptools.setup(
     # inside the package when it is installed.
     package_dir={"robust_tf.bin": "bin", "robust_tf.gin_configs": "gin_configs"},
     package_data={
-        "robust_tf": ["py.typed"],
+        "robust_tf": ["py.typed", "**/*.tsv"],
         "robust_tf.gin_configs": ["**/*.gin"],
     },
     entry_points={

@@ -11,7 +11,6 @@ import sys
 from absl import flags
 
 from robust_tf import files
-from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import evaluate
@@ -19,6 +18,7 @@ from robust_tf.report import tables
 
 _FLAGS = flags.FLAGS
 _DEFAULT_GIN_FILE = "gin_configs/base/evaluate.gin"
+_SEED = "experiments.evaluate.evaluate.seed"
 
 
 def main(argv):
@@ -26,7 +26,11 @@ def main(argv):
     del argv
     configuration.parse(
         _FLAGS.gin_file or [_DEFAULT_GIN_FILE],
-        [*_FLAGS.gin_param, *command_line.bindings(_FLAGS), *_bindings()],
+        [
+            *_FLAGS.gin_param,
+            *command_line.bindings(_FLAGS, seeds=[_SEED]),
+            *command_line.model_bindings(_FLAGS),
+        ],
     )
     workdir = pathlib.Path(_FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -39,39 +43,10 @@ def main(argv):
     tables.show([*result["models"], *result.get("family", {}).values()])
 
 
-def _bindings():
-    """The flags of this program that were given."""
-    dataset = _FLAGS.dataset
-    if dataset is None and not _FLAGS.gin_file:
-        known = {evaluate.dataset_of(path) for path in _FLAGS.model} - {None}
-        if len(known) != 1:
-            raise InputError(
-                "`--dataset` must name the data set: the models are no run folders of "
-                f"one data set. Received: --model={_FLAGS.model}"
-            )
-        (dataset,) = known
-    return command_line.as_bindings(
-        {
-            "experiments.settings.Data.name": dataset,
-            "experiments.settings.Examples.split": _FLAGS.split,
-            "experiments.settings.Examples.start": _FLAGS.start,
-            "experiments.settings.Examples.count": _FLAGS.count,
-        }
-    )
-
-
 def run():
     """Entry point of the console script."""
     command_line.define_common_flags()
-    flags.DEFINE_multi_string(
-        "model", [], "A `.keras` file or a run folder. Repeat the flag for a family."
-    )
-    flags.DEFINE_string(
-        "dataset", None, "digits, or a TFDS name. Default: the run folder's."
-    )
-    flags.DEFINE_enum("split", None, ["train", "validation", "test"], "Default: test.")
-    flags.DEFINE_integer("start", None, "Index of the first example. Default: 0.")
-    flags.DEFINE_integer("count", None, "How many examples. Default: all.")
+    command_line.define_model_flags()
     command_line.run(main, required=["workdir"])
 
 

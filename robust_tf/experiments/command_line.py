@@ -18,6 +18,7 @@ from absl import app
 from absl import flags
 
 from robust_tf.errors import InputError
+from robust_tf.experiments import evaluate
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # What shells report for a process that Ctrl-C has ended.
@@ -44,6 +45,8 @@ _STRINGS = {
         "configuration's."
     ),
 }
+
+_SEED_OF_TRAINING = "experiments.settings.Run.seed"
 
 # `--help` shows the flags below as those of the program that asks for them.
 flags.disclaim_key_flags()
@@ -85,15 +88,111 @@ def parse_epsilon(text: str) -> float:
     return value
 
 
-def bindings(flag_values: flags.FlagValues) -> list[str]:
-    """Returns the common flags that were given, as bindings that win over files."""
+def parse_numbers(flag: str, text: str) -> dict[str, int | float]:
+    """Returns the numbers of a list such as "0,0.1,1", by how each is written.
+
+    Args:
+        flag: that holds the list, for messages.
+        text: numbers with commas in between.
+
+    Raises:
+        InputError: for an empty list, what is no finite number, or a number given
+            twice.
+    """
+    numbers = {}
+    for entry in text.split(","):
+        written = entry.strip()
+        try:
+            value = float(written)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(
+                f"`--{flag}` must be numbers with commas in between, such as "
+                f"0.01,0.1,0.5. Received: {written!r} in {text!r}"
+            )
+        if value in numbers.values():
+            raise InputError(
+                f"`--{flag}` must name each number once. Received: {written} twice, "
+                f"in {text!r}"
+            )
+        numbers[written] = int(written) if written.isdecimal() else value
+    return numbers
+
+
+def bindings(
+    flag_values: flags.FlagValues, seeds: Sequence[str] = (_SEED_OF_TRAINING,)
+) -> list[str]:
+    """Returns the common flags that were given, as bindings that win over files.
+
+    Args:
+        flag_values: parsed.
+        seeds: what `--seed` is the seed of, by names within robust_tf.
+    """
     given = {
         "regions.Threat.epsilon": _given_epsilon(flag_values.epsilon),
         "regions.Threat.norm": flag_values.norm,
         "experiments.settings.Data.data_dir": flag_values.data_dir,
-        "experiments.settings.Run.seed": flag_values.seed,
     }
-    return as_bindings(given)
+    return as_bindings(given | dict.fromkeys(seeds, flag_values.seed))
+
+
+def define_model_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of programs that measure trained models."""
+    flags.DEFINE_multi_string(
+        "model",
+        [],
+        "A `.keras` file or a run folder. Repeat the flag for a family.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "digits, or a TFDS name. Default: the run folder's.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "split",
+        None,
+        ["train", "validation", "test"],
+        "Which images. Default: test. For a validation split cut from the training "
+        "split, bind settings.Data.validation_share as in training.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "start",
+        None,
+        "Index of the first example. Default: 0.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "count", None, "How many examples. Default: all.", flag_values=flag_values
+    )
+
+
+def model_bindings(flag_values: flags.FlagValues) -> list[str]:
+    """Returns the flags of `define_model_flags` that were given, as bindings.
+
+    Raises:
+        InputError: where neither a flag, a gin file nor the models name the data set.
+    """
+    dataset = flag_values.dataset
+    if dataset is None and not flag_values.gin_file:
+        known = {evaluate.dataset_of(path) for path in flag_values.model} - {None}
+        if len(known) != 1:
+            raise InputError(
+                "`--dataset` must name the data set: the models are no run folders of "
+                f"one data set. Received: --model={flag_values.model}"
+            )
+        (dataset,) = known
+    return as_bindings(
+        {
+            "experiments.settings.Data.name": dataset,
+            "experiments.settings.Examples.split": flag_values.split,
+            "experiments.settings.Examples.start": flag_values.start,
+            "experiments.settings.Examples.count": flag_values.count,
+        }
+    )
 
 
 def as_bindings(given: Mapping[str, object]) -> list[str]:

@@ -46,6 +46,7 @@ _CLOSED = frozenset(
         "configuration",
         "gin_values",
         "launch",
+        "pareto",
     )
 )
 # No class that calls a given function (`LambdaCallback`, `LearningRateScheduler`), or

@@ -1,10 +1,12 @@
 """Clean, attacked and certified accuracy of one or many models."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -56,12 +58,7 @@ def evaluate(
     Raises:
         InputError: for files that are missing or are no classifiers of these images.
     """
-    if not models:
-        raise InputError("There must be at least one model. Give `--model=PATH`.")
-    loaded = [(path, _load(path)) for path in models]  # All are seen before the work.
-    images = data.load(examples.split)
-    for path, model in loaded:
-        _check_fit(path, model, images)
+    images, loaded = load_all(models, data, examples)
     records = [
         _record(path, model, images, threat, examples, bounds, attack, seed)
         for path, model in loaded
@@ -74,6 +71,52 @@ def evaluate(
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "evaluation.json", result)
     return result
+
+
+def load_all(
+    models: Sequence[str], data: Data, examples: Examples
+) -> tuple[datasets.ImageDataset, list[tuple[str, keras.Model]]]:
+    """Returns the images, and the converted models by path, all before any work.
+
+    Raises:
+        InputError: for files that are missing or are no classifiers of these images,
+            or no models.
+    """
+    if not models:
+        raise InputError("There must be at least one model. Give `--model=PATH`.")
+    loaded = [(path, convert(model_file(path))) for path in models]
+    images = data.load(examples.split)
+    for path, model in loaded:
+        _check_fit(path, model, images)
+    return images, loaded
+
+
+def digests(path, images: datasets.ImageDataset) -> dict:
+    """Returns what tells the model and the images from others, for records."""
+    return {
+        "model_digest": hashlib.sha256(model_file(path).read_bytes()).hexdigest(),
+        "data_digest": images.digest,
+    }
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on the standard error; yields what is told of examples done."""
+    with rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.MofNCompleteColumn(),
+        console=rich.console.Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def count_of(examples: Examples, images: datasets.ImageDataset) -> int:
+    """Returns how many of the images are measured."""
+    if examples.count is None:
+        return len(images) - examples.start
+    return examples.count
 
 
 def model_file(path) -> pathlib.Path:
@@ -107,10 +150,6 @@ def dataset_of(path) -> str | None:
     return json.loads(summary.read_text()).get("dataset")
 
 
-def _load(path) -> keras.Model:
-    return convert(model_file(path))
-
-
 def _check_fit(path, model, images):
     shape, classes = model.input_shape[1:], model.output_shape[-1]
     if shape != images.image_shape or classes != images.num_classes:
@@ -126,16 +165,7 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
     batches = datasets.evaluation_batches(
         images, examples.batch_size, examples.start, examples.count
     )
-    with rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(),
-        rich.progress.MofNCompleteColumn(),
-        console=rich.console.Console(stderr=True),
-        transient=True,
-    ) as bar:
-        total = (
-            len(images) - examples.start if examples.count is None else examples.count
-        )
-        task = bar.add_task(str(path), total=total)
+    with progress_bar(str(path), count_of(examples, images)) as progress:
         accuracy = measure(
             model,
             batches,
@@ -145,7 +175,7 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
             relaxation=bounds.relaxation,
             memory_budget_mb=bounds.memory_budget_mb,
             seed=seed,
-            progress=lambda count: bar.advance(task, count),
+            progress=progress,
         )
     return {
         "name": str(path),
@@ -159,8 +189,7 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
         "relaxation": bounds.relaxation,
         "seed": seed,
         "seconds": round(time.perf_counter() - begun, 3),
-        "model_digest": hashlib.sha256(model_file(path).read_bytes()).hexdigest(),
-        "data_digest": images.digest,
+        **digests(path, images),
     }
 
 

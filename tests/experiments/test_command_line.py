@@ -54,6 +54,25 @@ class EpsilonTest(parameterized.TestCase):
             command_line.parse_epsilon(text)
 
 
+class NumbersTest(parameterized.TestCase):
+    def test_parses(self):
+        numbers = command_line.parse_numbers("values", "0, 0.01,1e-3,1.0,-2")
+        expected = {"0": 0, "0.01": 0.01, "1e-3": 1e-3, "1.0": 1.0, "-2": -2.0}
+        self.assertEqual(numbers, expected)
+        self.assertEqual(list(numbers), list(expected))
+        self.assertIsInstance(numbers["0"], int)
+
+    @parameterized.parameters("", ",", "1,", "a", "0.1;0.2", "nan", "inf", "8/255")
+    def test_refuses(self, text):
+        with self.assertRaisesRegex(InputError, r"`--values` .* Received: '"):
+            command_line.parse_numbers("values", text)
+
+    @parameterized.parameters("1,1", "0.1,0.10", "1,1.0")
+    def test_each_once(self, text):
+        with self.assertRaisesRegex(InputError, "each number once. Received: "):
+            command_line.parse_numbers("values", text)
+
+
 class FlagsTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
@@ -88,6 +107,17 @@ class FlagsTest(parameterized.TestCase):
         self.assertEqual((self.flags.gin_file, self.flags.gin_param), ([], []))
         for name in ("workdir", "data_dir", "seed", "epsilon", "norm"):
             self.assertIsNone(self.flags[name].value)
+
+    def test_the_seed_is_that_of_what_the_program_names(self):
+        command_line.parse_flags(["train", "--seed=3"], self.flags)
+        self.assertEqual(
+            command_line.bindings(self.flags),
+            ["robust_tf.experiments.settings.Run.seed = 3"],
+        )
+        self.assertEqual(
+            command_line.bindings(self.flags, ["a.seed", "b.seed"]),
+            ["robust_tf.a.seed = 3", "robust_tf.b.seed = 3"],
+        )
 
     def test_all_say_what_they_mean(self):
         for name in self.flags:

@@ -2,12 +2,16 @@
 
 import json
 
+import gin
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
 import robust_tf as rt
+from bin import evaluate as program
 from robust_tf.attacks.pgd import PGD
+from robust_tf.experiments import command_line
 from robust_tf.experiments.evaluate import evaluate
 from robust_tf.experiments.settings import Bounds
 from robust_tf.experiments.settings import Data
@@ -108,3 +112,36 @@ def test_unusable_models_are_named(tmp_path, name, message):
 def test_no_models():
     with pytest.raises(rt.InputError, match="--model"):
         evaluate(None, models=[], data=DIGITS, threat=Threat(0.1))
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path):
+    """A function that runs `bin/evaluate.py` in this process, and returns a record."""
+
+    def run(*arguments):
+        values = flags.FlagValues()
+        command_line.define_common_flags(values)
+        command_line.define_model_flags(values)
+        command_line.parse_flags(["evaluate.py", *arguments], values)
+        monkeypatch.setattr(program, "_FLAGS", values)
+        assert program.main(["evaluate.py"]) is None
+        (record,) = json.loads((tmp_path / "evaluation.json").read_text())["models"]
+        return record
+
+    yield run
+    gin.clear_config()
+
+
+def test_the_program_hands_on_its_flags(launch, tmp_path):
+    """`--seed` is that of the attack."""
+    path = save(tmp_path / "a.keras", 0)
+    given = (f"--model={path}", f"--workdir={tmp_path}", "--dataset=digits")
+    given += ("--epsilon=0.01", "--count=5", "--start=7", "--split=train")
+    given += ("--gin_param=pgd.PGD.steps = 2", "--gin_param=Bounds.methods=('ibp',)")
+    record = launch(*given, "--seed=3")
+    wanted = {"seed": 3, "start": 7, "examples": 5, "split": "train", "epsilon": 0.01}
+    assert {key: record[key] for key in wanted} == wanted
+    assert (
+        "evaluate.evaluate.seed = 3" in (tmp_path / "evaluation_config.gin").read_text()
+    )
+    assert launch(*given)["seed"] == 0
