@@ -38,6 +38,8 @@ setuptools.setup(
         "keras>=3.12",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pillow>=10",
+        "psutil>=5.9",
         "rich>=13",
         "scikit-learn>=1.4",
         "scipy>=1.11",

@@ -21,8 +21,19 @@ class DigitsSource:
     splits = ("train", "test")
     num_classes = 10
 
-    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images `[n, 8, 8, 1]`, float32 in [0, 1], and labels `[n]`."""
+    def labels(self, split: str) -> np.ndarray:
+        """Returns the labels of a split, `[n]`."""
+        return self.read(split)[1]
+
+    def read(
+        self, split: str, indices: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images `[m, 8, 8, 1]`, float32 in [0, 1], and labels `[m]`.
+
+        Args:
+            split: "train" or "test".
+            indices: positions in the split, `[m]`; None for all.
+        """
         if split not in self.splits:
             raise InputError(
                 f"Data set 'digits' has the splits {self.splits}. Received: {split!r}"
@@ -34,5 +45,7 @@ class DigitsSource:
         order = order[np.argsort(bunch.target[order], kind="stable")]
         is_test = np.zeros(len(images), bool)
         is_test[order[::_TEST_STRIDE]] = True
-        chosen = is_test if split == "test" else ~is_test
+        chosen = np.flatnonzero(is_test if split == "test" else ~is_test)
+        if indices is not None:
+            chosen = chosen[indices]
         return images[chosen], bunch.target[chosen].astype(np.int32)

@@ -5,11 +5,14 @@ import os
 import numpy as np
 
 from robust_tf.data import tfds_folder
+from robust_tf.data import tiny_imagenet
 from robust_tf.data.dataset import ImageDataset
 from robust_tf.data.digits import DigitsSource
 from robust_tf.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+# The end of a split that is stored class by class would be whole classes.
+SORTED_SPLIT_SEED = 0
 
 
 def load(
@@ -26,37 +29,39 @@ def load(
     With a `validation_share`, the first `int((1 - share) n)` examples of the stored
     training split are for training and the rest for validation, as published systems
     do (arXiv:2305.13991); with a seed, one fixed permutation of the split is cut there
-    instead. Without a share, "validation" is what the set itself calls so. Where a set
-    has no "test" split, its "validation" split stands for it.
+    instead. A split that is stored class by class (TinyImageNet) is always permuted,
+    with seed 0 where none is given. Without a share, "validation" is what the set
+    itself calls so. Where a set has no "test" split, its "validation" split stands for
+    it.
 
     Args:
-        name: `digits` (embedded), or a TFDS image classification set (`mnist`,
-            `cifar10`, `svhn_cropped`, `name/config`, `name:1.2.3`, ...).
+        name: `digits` (embedded), `tiny_imagenet` (also from its original folder,
+            `DATA_DIR/tiny-imagenet-200`), or a TFDS image classification set (`mnist`,
+            `cifar10`, `imagenet_resized/64x64`, `name:1.2.3`, ...).
         split: "train", "validation" or "test".
         data_dir: the TFDS data folder; None for the environment variable
             TFDS_DATA_DIR, or else `~/tensorflow_datasets`.
         validation_share: of the training split, at least 0 and below 1. Give the same
             share and seed to load "train" and "validation", or the two overlap.
-        validation_shuffle_seed: of the permutation; None for no permutation.
+        validation_shuffle_seed: of the permutation; None for none, but see above.
         download: whether TFDS may fetch a set that is not there; without it no
             connection is opened.
         expected_digest: what `ImageDataset.digest` must be; None for anything.
 
     Raises:
-        InputError: for a set or split that is missing, damaged or no set of images
-            with one class each; a share out of range; another digest.
+        InputError: for a set or split that is missing, damaged, too large for memory,
+            or no set of images with one class each; a share out of range; another
+            digest.
     """
     _check_request(split, validation_share)
-    if name == "digits":
-        source = DigitsSource()
-    else:
-        source = tfds_folder.open_set(name, data_dir, download)
+    source = _open(name, data_dir, download)
     stored = _stored_split(name, split, source.splits, validation_share)
-    images, labels = source.read(stored)
-    dataset = ImageDataset(name, images, labels, source.num_classes, split)
+    indices = None
     if validation_share and stored == "train":
-        indices = _part(dataset, split, validation_share, validation_shuffle_seed)
-        dataset = dataset.select(indices)
+        order = _order(source.labels(stored), validation_shuffle_seed)
+        indices = _part(name, order, split, validation_share)
+    images, labels = source.read(stored, indices)
+    dataset = ImageDataset(name, images, labels, source.num_classes, split)
     if expected_digest is not None and dataset.digest != expected_digest:
         raise InputError(
             f"The digest of '{name}' ({split}) is not the expected one. Expected: "
@@ -64,6 +69,14 @@ def load(
             "the validation share differ from those the digest was taken of."
         )
     return dataset
+
+
+def _open(name, data_dir, download):
+    if name == "digits":
+        return DigitsSource()
+    if name.partition(":")[0] == tiny_imagenet.NAME:
+        return tiny_imagenet.open_set(name, data_dir, download)
+    return tfds_folder.open_set(name, data_dir, download)
 
 
 def _check_request(split, validation_share):
@@ -96,19 +109,26 @@ def _stored_split(name, split, available, validation_share):
     return stored
 
 
-def _part(dataset, split, validation_share, seed):
-    """Indices of the part of the stored training split that is `split`."""
-    count = len(dataset)
+def _order(labels, seed):
+    """Positions of the stored training split, in the order in which it is cut."""
+    num_classes = len(np.unique(labels))
+    is_by_class = np.count_nonzero(np.diff(labels)) == num_classes - 1
+    if seed is None and is_by_class and 1 < num_classes < len(labels):
+        seed = SORTED_SPLIT_SEED
+    if seed is None:
+        return np.arange(len(labels))
+    # The legacy generator's stream is frozen; `default_rng` promises no such thing.
+    return np.random.RandomState(seed).permutation(len(labels))
+
+
+def _part(name, order, split, validation_share):
+    """The part of the stored training split that is `split`."""
+    count = len(order)
     # Rounded first: (1 - 0.9) * 10 is 0.9999999999999998.
     num_training = int(round((1.0 - validation_share) * count, 6))
     if not 0 < num_training < count:
         raise InputError(
-            f"A share must leave examples to train and to validate. Received: "
-            f"validation_share {validation_share} of {count} examples in "
-            f"'{dataset.name}'"
+            "A share must leave examples to train and to validate. Received: "
+            f"validation_share {validation_share} of {count} examples in '{name}'"
         )
-    order = np.arange(count)
-    if seed is not None:
-        # The legacy generator's stream is frozen; `default_rng` promises no such thing.
-        order = np.random.RandomState(seed).permutation(count)
     return order[:num_training] if split == "train" else order[num_training:]

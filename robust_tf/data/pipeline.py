@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from robust_tf.data.dataset import ImageDataset
+from robust_tf.data.memory import host_tensor
 from robust_tf.errors import InputError
 
 Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -115,7 +116,7 @@ def evaluation_batches(
             f"Data set '{dataset.name}' ({dataset.split}) has {len(dataset)} examples. "
             f"Received: start {start}, count {count}. Lower `start` or `count`."
         )
-    images, labels = _host_tensors(dataset)
+    images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
 
     def gather(step):
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
@@ -144,7 +145,7 @@ def _epoch_order(num_examples, batch_size, steps, seed):
 
 def _training_gather(dataset, seed, augmentation, size):
     """A function from (epoch, step, indices) to images and labels."""
-    images, labels = _host_tensors(dataset)
+    images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
 
     # Unconverted, errors arrive as they were raised.
     @tf.autograph.experimental.do_not_convert
@@ -176,14 +177,10 @@ def _in_parallel(batches, gather):
     """Gathers on all cores, in order, ahead of the step that consumes them."""
     options = tf.data.Options()
     options.deterministic = True
+    # They write the graph anew, with a copy of all images in it.
+    options.experimental_optimization.apply_default_optimizations = False
     batches = batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _host_tensors(dataset):
-    # On the host: what the pipeline gathers from must not fill an accelerator.
-    with tf.device("CPU:0"):
-        return tf.constant(dataset.images), tf.constant(dataset.labels)
 
 
 def _floats(images):

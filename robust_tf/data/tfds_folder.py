@@ -9,6 +9,7 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
+from robust_tf.data.memory import empty_images
 from robust_tf.errors import InputError
 
 _BATCH = 1000
@@ -41,32 +42,59 @@ class TfdsSource:
             self.splits = tuple(self._builder.info.splits)
         self._shape, self._dtype, self.num_classes = self._structure(features)
 
-    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images `[n, height, width, channels]` and labels `[n]`, in order."""
-        count = self._builder.info.splits[split].num_examples
-        images = np.empty((count, *self._shape), self._dtype)
-        labels = np.empty(count, np.int64)
-        filled = 0
+    def labels(self, split: str) -> np.ndarray:
+        """Returns the labels of a split, `[n]`, in order; no image is decoded."""
+        skip = {"image": tfds.decode.SkipDecoding()}
         with _explained(self._name, self._folder):
-            for some_images, some_labels in self._batches(split):
-                end = filled + len(some_labels)
-                images[filled:end], labels[filled:end] = some_images, some_labels
-                filled = end
-        if filled != count:
+            batches = list(self._batches(split, lambda e: e["label"], skip))
+        return np.concatenate(batches) if batches else np.empty(0, np.int64)
+
+    def read(
+        self, split: str, indices: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images `[m, height, width, channels]` and labels `[m]`.
+
+        Memory is taken for the images that are asked for, once.
+
+        Args:
+            split: one of `splits`.
+            indices: distinct positions in the stored split, `[m]`, in the order
+                wanted; None for all.
+
+        Raises:
+            InputError: for damaged files, or too little memory.
+        """
+        count = self._builder.info.splits[split].num_examples
+        size = count if indices is None else len(indices)
+        images = empty_images(self._name, (size, *self._shape), self._dtype)
+        labels = np.empty(size, np.int64)
+        rows = np.arange(count)  # Where each stored example goes; -1: nowhere.
+        if indices is not None:
+            rows = np.full(count, -1)
+            rows[indices] = np.arange(size)
+        read = 0
+        with _explained(self._name, self._folder):
+            pairs = self._batches(split, lambda e: (e["image"], e["label"]))
+            for some_images, some_labels in pairs:
+                row = rows[read : read + len(some_labels)]
+                is_wanted = row >= 0
+                images[row[is_wanted]] = some_images[is_wanted]
+                labels[row[is_wanted]] = some_labels[is_wanted]
+                read += len(some_labels)
+        if read != count:
             raise InputError(
                 f"{self._folder} should hold {count} examples of '{split}'. Received: "
-                f"{filled}. Prepare the set anew."
+                f"{read}. Prepare the set anew."
             )
         return images, labels
 
-    def _batches(self, split):
+    def _batches(self, split, choose, decoders=None):
         # One file after the other, so that the order is that of the folder.
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
         examples = self._builder.as_dataset(
-            split=split, shuffle_files=False, read_config=config
+            split=split, shuffle_files=False, read_config=config, decoders=decoders
         )
-        pairs = examples.map(lambda example: (example["image"], example["label"]))
-        return pairs.batch(_BATCH).as_numpy_iterator()
+        return examples.map(choose).batch(_BATCH).as_numpy_iterator()
 
     def _structure(self, features):
         """Shape and type of an image, and how many classes there are."""
@@ -111,7 +139,10 @@ def _class_names(value):
 
 
 def open_set(
-    name: str, data_dir: str | os.PathLike | None = None, download: bool = False
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    alternative: str = "",
 ) -> TfdsSource:
     """Returns the source of a set, of its newest version unless `name` says which.
 
@@ -121,9 +152,31 @@ def open_set(
         data_dir: the TFDS data folder; None for the environment variable
             TFDS_DATA_DIR, or else `~/tensorflow_datasets`.
         download: whether TFDS may fetch and prepare a set that is not there.
+        alternative: what else could have been there, for the message.
 
     Raises:
         InputError: where it is not there, or cannot be read.
+    """
+    root, folder = data_folder(data_dir), find(name, data_dir)
+    if folder is None and download:
+        folder = _download(root, name)
+    if folder is None:
+        raise InputError(_missing(root, name, alternative))
+    return TfdsSource(name, folder)
+
+
+def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
+    """Returns the folder that a `data_dir` stands for, as `open_set` says."""
+    return pathlib.Path(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    ).expanduser()
+
+
+def find(name: str, data_dir: str | os.PathLike | None = None) -> pathlib.Path | None:
+    """Returns the folder of a prepared version, or None; arguments as `open_set`.
+
+    Raises:
+        InputError: for a name that is none, or that fits several configurations.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -131,19 +184,7 @@ def open_set(
             "A data set is called `name`, `name/config` or `name:1.2.3`. Received: "
             f"{name!r}"
         )
-    root = pathlib.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
-    folder = _find(root, name, *match.groups())
-    if folder is None and download:
-        folder = _download(root, name)
-    if folder is None:
-        raise InputError(_missing(root, name, match[1]))
-    return TfdsSource(name, folder)
-
-
-def _find(root, name, path, version):
-    """The folder of a version, or None where there is none."""
+    root, (path, version) = data_folder(data_dir), match.groups()
     versions = _versions(root / path)
     if not versions and "/" not in path:
         configs = [sub.name for sub in _folders(root / path) if _versions(sub)]
@@ -175,7 +216,8 @@ def _folders(folder):
     return sorted(sub for sub in folder.iterdir() if sub.is_dir())
 
 
-def _missing(root, name, path):
+def _missing(root, name, alternative):
+    path = name.partition(":")[0]
     places = [root / path, root]
     place = next((place for place in places if place.is_dir()), None)
     if place is None:
@@ -186,8 +228,9 @@ def _missing(root, name, path):
     return (
         f"Data set '{name}' was not found in {root}. Expected: "
         f"{root / path.split('/')[0]}/ with a folder such as 3.0.1/ that holds "
-        f"dataset_info.json. Received: {there}. Point --data_dir (or TFDS_DATA_DIR) "
-        "to the TFDS folder that holds the set, or let TFDS fetch it: download=True."
+        f"dataset_info.json{alternative}. Received: {there}. Point --data_dir (or "
+        "TFDS_DATA_DIR) to the folder that holds the set, or let TFDS fetch it: "
+        "download=True."
     )
 
 

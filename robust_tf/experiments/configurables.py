@@ -39,14 +39,16 @@ _OPEN = frozenset(
     }
 )
 _CLOSED = frozenset(
-    f"{_PACKAGE}.experiments.{name}"
+    f"{_PACKAGE}.{name}"
     for name in (
-        "command_line",
-        "configurables",
-        "configuration",
-        "gin_values",
-        "launch",
-        "pareto",
+        "data.tfds_folder",
+        "data.tiny_imagenet",
+        "experiments.command_line",
+        "experiments.configurables",
+        "experiments.configuration",
+        "experiments.gin_values",
+        "experiments.launch",
+        "experiments.pareto",
     )
 )
 # No class that calls a given function (`LambdaCallback`, `LearningRateScheduler`), or

@@ -3,12 +3,19 @@ import pathlib
 import gin
 import pytest
 
+from robust_tf.data import statistics
 from robust_tf.data.augmentation import RandomFlipAndCrop
+from robust_tf.experiments import configuration
 
 FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "datasets"
+# Where the file is not called as the set.
+NAMES = {"cifar10_edge2": "cifar10", "imagenet64": "imagenet_resized/64x64"}
 AUGMENTATIONS = {
     "cifar10": RandomFlipAndCrop(flip=True, padding=4, padding_mode="zero"),
+    "cifar10_edge2": RandomFlipAndCrop(flip=True, padding=2, padding_mode="edge"),
+    "imagenet64": RandomFlipAndCrop(flip=True, padding=4, padding_mode="edge"),
     "svhn_cropped": RandomFlipAndCrop(flip=False, padding=4, padding_mode="zero"),
+    "tiny_imagenet": RandomFlipAndCrop(flip=True, padding=4, padding_mode="edge"),
 }
 
 
@@ -20,9 +27,17 @@ def fresh_configuration():
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.gin")))
-def test_binds_set_and_augmentation(name):
-    gin.parse_config_file(str(FOLDER / f"{name}.gin"))
-    assert gin.query_parameter("settings.Data.name") == name
+def test_binds_set_augmentation_and_normalization(name):
+    configuration.parse([str(FOLDER / f"{name}.gin")], None)
+    dataset = NAMES.get(name, name)
+    assert gin.query_parameter("settings.Data.name") == dataset
     if name in AUGMENTATIONS:
         bound = gin.query_parameter("settings.Data.augmentation")
         assert bound.scoped_configurable_fn() == AUGMENTATIONS[name]
+        assert gin.query_parameter("statistics.normalization.name") == dataset
+        bound = gin.query_parameter("NORMALIZATION/gin.macro.value")
+        expected = statistics.normalization(dataset)
+        assert bound.scoped_configurable_fn() == expected
+        assert len(expected[0]) == 3
+    else:  # Grey, and not normalised.
+        assert statistics.normalization(dataset) == ((0.0,), (1.0,))
