@@ -1,4 +1,6 @@
-r"""Draws the training curves of run folders, and prints a table of their results.
+r"""Draws what run folders tell of training, and prints a table of their results.
+
+One picture has the curves of all runs, one for each run the states of its neurons.
 
 robust-tf-plot --run=runs/mnist_ibp --run=runs/mnist_crown_ibp --out=pictures
 """
@@ -36,6 +38,7 @@ def main(argv):
     if any(metrics.values()):
         plots.training_curves(metrics, out / "training_curves.png")
         logging.info("The training curves are in '%s'.", out / "training_curves.png")
+        _draw_neurons(metrics, out)
     else:
         logging.warning("No run has records of epochs, so there are no curves.")
     if records:
@@ -46,12 +49,22 @@ def main(argv):
         logging.warning("No run has results yet, so there is no table.")
 
 
+def _draw_neurons(metrics, out):
+    """One picture for each run that has counted the states of neurons."""
+    for name, epochs in metrics.items():
+        if any(map(plots.has_neuron_shares, epochs)):
+            # Names are paths where the folders' own names agree.
+            path = out / f"neuron_shares_{name.strip('/').replace('/', '_')}.png"
+            plots.neuron_shares(epochs, path, name)
+            logging.info("The states of its neurons are in '%s'.", path)
+
+
 def run():
     """Entry point of the console script."""
     flags.DEFINE_multi_string(
         "run", None, "A run folder. Repeat the flag to compare several."
     )
-    flags.DEFINE_string("out", None, "The folder to write the picture and table to.")
+    flags.DEFINE_string("out", None, "The folder to write the pictures and table to.")
     command_line.run(main, required=["run", "out"])
 
 

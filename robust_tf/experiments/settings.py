@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
+from robust_tf.training.gradients import SharpnessAware
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,19 @@ class Run:
         devices: such as ("GPU:0", "GPU:1"); empty for the default one.
         jit_compile: whether steps are compiled by XLA.
         keep: "last" weights at the end, or the "best" on the validation split.
+        sharpness: SAM, such as `gradients.SharpnessAware`; None for plain gradients.
+        average_from: first epoch, from 0, whose weights count in an average that is
+            validated and kept (`averaging.WeightAverage`), with statistics of its own;
+            None for no average.
+        precise_statistics: when those of BatchNormalization are taken over the clean
+            training split (`precise_statistics.PopulationStatistics`): after each
+            "epoch", before its validation; at the "end", for the weights that are
+            kept; None for moving ones. Batches are those of `batch_size`, shuffled
+            once; what fills none is left out.
+        statistics_batches: how many of them; None for all.
+        neuron_examples: the first images of the training split, over which the shares
+            of active, inactive and unstable neurons are taken after each epoch; 0: no
+            shares.
     """
 
     epochs: int
@@ -78,6 +92,11 @@ class Run:
     devices: tuple[str, ...] = ()
     jit_compile: bool = False
     keep: str = "last"
+    sharpness: SharpnessAware | None = None
+    average_from: int | None = None
+    precise_statistics: str | None = None
+    statistics_batches: int | None = None
+    neuron_examples: int = 512
 
     def __post_init__(self):
         rate, norm = self.learning_rate, self.max_gradient_norm
@@ -96,6 +115,22 @@ class Run:
                 "a number, or a schedule such as `schedules.StepDecay`",
             ),
             "keep": (self.keep in ("last", "best"), "'last' or 'best'"),
+            "average_from": (
+                _is_whole_or_none(self.average_from, 0, self.epochs),
+                f"a whole number in [0, {self.epochs}), the epochs; or None",
+            ),
+            "precise_statistics": (
+                self.precise_statistics in (None, "epoch", "end"),
+                "'epoch', 'end' or None",
+            ),
+            "statistics_batches": (
+                _is_whole_or_none(self.statistics_batches, 1),
+                "a whole number of at least 1, or None",
+            ),
+            "neuron_examples": (
+                _is_whole(self.neuron_examples, 0),
+                "a whole number of at least 0",
+            ),
         }
         for name, (is_met, rule) in rules.items():
             if not is_met:
@@ -134,6 +169,10 @@ class Bounds:
     methods: tuple[str, ...] = ("ibp", "crown-ibp", "crown")
     relaxation: str = "adaptive"
     memory_budget_mb: float | None = None
+
+
+def _is_whole_or_none(value, low, end=math.inf):
+    return value is None or _is_whole(value, low, end)
 
 
 def _is_whole(value, low, end=math.inf):

@@ -19,15 +19,22 @@ from robust_tf.files import write_atomically
 from robust_tf.files import write_json
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.regions import Threat
+from robust_tf.training.averaging import WeightAverage
+from robust_tf.training.callbacks import AfterSteps
 from robust_tf.training.callbacks import Checkpoints
 from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.certified_model import CertifiedModel
 from robust_tf.training.checkpoints import CheckpointStore
 from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
+from robust_tf.training.neurons import NeuronShares
+from robust_tf.training.precise_statistics import PopulationStatistics
+from robust_tf.training.precise_statistics import PreciseStatistics
 from robust_tf.verification.accuracy import measure
 
 _EVALUATION_BATCH = 500
+# Settings of a run that change how it goes on.
+_TECHNIQUES = ("sharpness", "average_from", "precise_statistics", "statistics_batches")
 
 
 def train(
@@ -80,16 +87,23 @@ def train(
         store = CheckpointStore(
             workdir / "checkpoints", _signature(training, data, threat, run, model)
         )
-        checkpoints = Checkpoints(store, **_selection(model, run, validation))
+        statistics = _statistics(model, training, data, run)
+        techniques = _techniques(model, statistics, run)
+        checkpoints = Checkpoints(
+            store,
+            more_variables=[v for one in techniques for v in one.variables],
+            **_selection(model, run, validation),
+        )
         done = _epochs_done(workdir, checkpoints.resume(model), run)
     on_accepted()
     log = MetricsLog(workdir / "metrics.jsonl")
     log.cut_back(done)
-    _fit(
-        model, training, validation, data, run, steps, done, [log, checkpoints], workdir
-    )
+    records = [*_neurons(training, data, run), log, _board(workdir), checkpoints]
+    _fit(model, training, validation, data, run, steps, done, [*techniques, *records])
     if run.keep == "best":
         checkpoints.restore_best(model)
+    if run.precise_statistics == "end":
+        statistics()
     _save(model.classifier, workdir / "model.keras")
     accuracy = measure(
         model.classifier,
@@ -139,6 +153,7 @@ def _build(training, threat, architecture, initialization, objective, run, steps
         min_radius=run.min_radius,
         max_gradient_norm=run.max_gradient_norm,
         micro_batches=run.micro_batches,
+        sharpness=run.sharpness,
         seed=run.seed,
     )
     model.compile(run.optimizer(learning_rate=rate), jit_compile=run.jit_compile)
@@ -166,7 +181,43 @@ def _selection(model, run, validation):
     return {"monitor": key, "first_epoch": math.ceil(end)}
 
 
-def _fit(model, training, validation, data, run, steps, done, callbacks, workdir):
+def _statistics(model, training, data, run) -> PopulationStatistics:
+    """Over clean batches of the training split, the same ones each time."""
+    batches = datasets.training_batches(training, data.batch_size, run.seed, epochs=1)
+    batches = batches.map(lambda images, _: images)
+    if run.statistics_batches is not None:
+        batches = batches.take(run.statistics_batches)
+    return PopulationStatistics(model.graph, batches)
+
+
+def _techniques(model, statistics, run) -> list[AfterSteps]:
+    """What changes the classifier after the steps of an epoch, in order."""
+    callbacks = []
+    if run.average_from is not None:
+        callbacks = [
+            WeightAverage(model.classifier, run.average_from),
+            PreciseStatistics(statistics, run.average_from),
+        ]
+    if run.precise_statistics == "epoch":
+        callbacks = [*callbacks[:1], PreciseStatistics(statistics)]
+    return callbacks
+
+
+def _neurons(training, data, run) -> list[NeuronShares]:
+    count = min(run.neuron_examples, len(training))
+    if count == 0:
+        return []
+    size = min(count, data.batch_size)
+    return [NeuronShares(datasets.evaluation_batches(training, size, count=count))]
+
+
+def _board(workdir):
+    return keras.callbacks.TensorBoard(
+        workdir / "tensorboard", write_graph=False, profile_batch=0
+    )
+
+
+def _fit(model, training, validation, data, run, steps, done, callbacks):
     batches = datasets.training_batches(
         training,
         data.batch_size,
@@ -177,9 +228,6 @@ def _fit(model, training, validation, data, run, steps, done, callbacks, workdir
     )
     if validation is not None:
         validation = datasets.evaluation_batches(validation, data.batch_size)
-    board = keras.callbacks.TensorBoard(
-        workdir / "tensorboard", write_graph=False, profile_batch=0
-    )
     model.fit(
         batches,
         epochs=run.epochs,
@@ -187,7 +235,8 @@ def _fit(model, training, validation, data, run, steps, done, callbacks, workdir
         steps_per_epoch=steps,
         shuffle=False,
         validation_data=validation,
-        callbacks=[*callbacks[:1], board, *callbacks[1:]],
+        # First, as it would print what the others add.
+        callbacks=[keras.callbacks.ProgbarLogger(), *callbacks],
         verbose=1 if sys.stderr.isatty() else 2,
     )
 
@@ -209,6 +258,10 @@ def _signature(training, data, threat, run, model) -> dict[str, str]:
         "clipping": repr((run.max_gradient_norm, run.micro_batches)),
         "seed": str(run.seed),
     }
+    # Named only where they are used: older checkpoints know nothing of them.
+    for name in _TECHNIQUES:
+        if getattr(run, name) is not None:
+            values[name] = repr(getattr(run, name))
     # Addresses of functions differ from process to process.
     return {key: re.sub(" at 0x[0-9a-f]+", "", text) for key, text in values.items()}
 

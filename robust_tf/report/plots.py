@@ -1,9 +1,11 @@
 """Pictures of results: accuracy against the radius, training, images with radii."""
 
+import dataclasses
 import io
 import itertools
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -12,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from robust_tf.errors import InputError
 from robust_tf.files import write_atomically
@@ -35,6 +38,11 @@ _CURVES = {
 _PROOFS = tuple(name for name in _CURVES if name not in ("clean", "pgd"))
 _RADIUS = "radius (pixels in [0, 1])"
 _NO_TERMS = ("epoch", "step", "seconds", "epsilon", "learning_rate")
+_REGULARIZERS = ("tightness_loss", "balance_loss")
+_PENALTIES = ("l1_penalty",)
+_STATES = {"active": _BLUE, "unstable": _ORANGE, "inactive": _PALE}  # From below.
+_FIRST_STATE = next(iter(_STATES))
+_FAR_APART = 30.0
 
 
 def accuracy_against_radius(
@@ -84,7 +92,11 @@ def accuracy_against_radius(
 def training_curves(
     metrics: Mapping[str, Sequence[dict]], path: str | os.PathLike
 ) -> None:
-    """Draws losses, accuracies and the radius of one or several runs by epoch.
+    """Draws all that training measures, by epoch, of one or several runs.
+
+    Panels: the losses; the warm-up regularizers and the penalty on weights, where there
+    are any, which have scales of their own; accuracies; the radius. Losses that lie far
+    apart have a logarithmic scale. Shares of neurons: see `neuron_shares`.
 
     Args:
         metrics: the records of `metrics.jsonl` by name of the run. One run has a
@@ -96,21 +108,73 @@ def training_curves(
     """
     if not any(metrics.values()):
         raise InputError("There are no epochs to draw. Received: runs without records")
-    figure = _figure(9.0, 8.4)
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
-    choices = (_is_loss, _is_accuracy, lambda key: key == "epsilon")
-    for axes, is_shown in zip(panels, choices, strict=True):
-        _draw_runs(axes, metrics, is_shown)
+    keys = {key for run in metrics.values() for record in run for key in record}
+    shown = [panel for panel in _PANELS if any(map(panel.shows, keys))]
+    heights = [panel.height for panel in shown]
+    figure = _figure(9.0, 1.1 * sum(heights))
+    grid = figure.subplots(len(shown), 1, sharex=True, height_ratios=heights)
+    for axes, panel in zip(np.atleast_1d(grid), shown, strict=True):
+        _draw_runs(axes, metrics, panel.shows)
         _finish(axes)
         if axes.lines:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    panels[0].set(ylabel="loss (mean)", ylim=(0, None))
+        axes.set_ylabel(panel.label)
+        if panel.may_be_logarithmic and _lie_far_apart(axes.lines):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0.0, top=panel.top)
     title = next(iter(metrics)) if len(metrics) == 1 else f"{len(metrics)} runs"
-    panels[0].set_title(title)
-    panels[1].set(ylabel="accuracy (%)", ylim=(0, 102))
-    panels[2].set(ylabel="radius\n(pixels in [0, 1])", xlabel="epoch")
-    panels[2].set_ylim(bottom=0.0)
+    figure.axes[0].set_title(title)
+    figure.axes[-1].set_xlabel("epoch")
     _save(figure, path)
+
+
+def neuron_shares(records: Sequence[dict], path: str | os.PathLike, title: str) -> None:
+    """Draws which share of each ReLU's neurons is active, unstable, inactive, by epoch.
+
+    Args:
+        records: of `metrics.jsonl`; those of epochs without shares are left out.
+        path: of the picture.
+        title: above it.
+
+    Raises:
+        InputError: where no epoch has shares.
+    """
+    records = [record for record in records if has_neuron_shares(record)]
+    if not records:
+        raise InputError(
+            "There are no shares of neurons to draw (`active/1` and so on). Train with "
+            "`neuron_examples` above 0, a model with ReLUs."
+        )
+    count = sum(key.startswith(f"{_FIRST_STATE}/") for key in records[0])
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = _figure(2.9 * columns + 0.6, 2.2 * rows + 1.0)
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    epochs = [record["epoch"] + 1 for record in records]
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    for number, axes in enumerate(grid.flat[:count], 1):
+        bottom = np.zeros(len(records))
+        for state, colour in _STATES.items():
+            shares = [100.0 * record[f"{state}/{number}"] for record in records]
+            axes.bar(epochs, shares, 1.0, bottom, color=colour, label=state)
+            bottom += shares
+        axes.set(title=f"ReLU {number}", ylim=(0, 100))
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    figure.supylabel("share of neurons (%)")
+    handles = [Patch(facecolor=c, label=state) for state, c in _STATES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def has_neuron_shares(record: Mapping) -> bool:
+    """Whether a record of an epoch tells in which states neurons are."""
+    return record.get(f"{_FIRST_STATE}/1") is not None
 
 
 def radii_grid(
@@ -212,8 +276,46 @@ def _is_accuracy(key) -> bool:
     return key.endswith("_accuracy")
 
 
+def _is_regularizer(key) -> bool:
+    return key.removeprefix("val_") in _REGULARIZERS
+
+
+def _is_penalty(key) -> bool:
+    return key.removeprefix("val_") in _PENALTIES
+
+
 def _is_loss(key) -> bool:
-    return not _is_accuracy(key) and key.removeprefix("val_") not in _NO_TERMS
+    """Whatever is none of the others: a run may have terms of its own."""
+    others = (_is_accuracy, _is_regularizer, _is_penalty)
+    is_share = key.partition("/")[0] in _STATES
+    is_term = key.removeprefix("val_") not in _NO_TERMS
+    return is_term and not is_share and not any(is_other(key) for is_other in others)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+    """Quantities that share a scale: which keys, and how they are drawn."""
+
+    label: str
+    shows: Callable[[str], bool]
+    height: float
+    top: float | None = None
+    may_be_logarithmic: bool = False
+
+
+_PANELS = (
+    _Panel("loss (mean)", _is_loss, 3.0, may_be_logarithmic=True),
+    _Panel("warm-up\nregularizer", _is_regularizer, 1.6),
+    _Panel("penalty", _is_penalty, 1.6),
+    _Panel("accuracy (%)", _is_accuracy, 3.0, top=102.0),
+    _Panel("radius\n(pixels in [0, 1])", lambda key: key == "epsilon", 1.6),
+)
+
+
+def _lie_far_apart(lines) -> bool:
+    """Whether medians of curves differ so much that a linear scale would hide some."""
+    medians = [float(np.median(line.get_ydata())) for line in lines]
+    return bool(medians) and 0.0 < min(medians) < max(medians) / _FAR_APART
 
 
 def _draw_runs(axes, metrics, is_shown):

@@ -1,7 +1,8 @@
-"""What a run writes after each epoch: its records and its checkpoints."""
+"""What a run does after each epoch: its records and its checkpoints."""
 
 import pathlib
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -26,6 +27,36 @@ class _Timed(keras.callbacks.Callback):
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._begun
+
+
+class AfterSteps(keras.callbacks.Callback):
+    """Acts after the last step of each epoch, before validation measures anything."""
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What a checkpoint must hold for it to go on."""
+        return []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        del logs
+        self._epoch = epoch
+
+    def on_test_begin(self, logs=None):
+        del logs
+        self._act_once()
+
+    def on_epoch_end(self, epoch, logs=None):
+        del epoch, logs
+        self._act_once()
+
+    def _act_once(self):
+        epoch, self._epoch = self._epoch, None
+        if epoch is not None:
+            self.after_steps(epoch)
+
+    def after_steps(self, epoch: int) -> None:
+        """What to do; epochs count from 0."""
+        raise NotImplementedError
 
 
 class MetricsLog(_Timed):
@@ -58,14 +89,21 @@ class Checkpoints(_Timed):
         store: where checkpoints go.
         monitor: key of the epoch's logs, greater is better; None keeps no best.
         first_epoch: no epoch before it can be the best one.
+        more_variables: what decides how training goes on, besides the variables of the
+            classifier and the optimizer.
     """
 
     BEST = "best"
 
     def __init__(
-        self, store: CheckpointStore, monitor: str | None = None, first_epoch: int = 0
+        self,
+        store: CheckpointStore,
+        monitor: str | None = None,
+        first_epoch: int = 0,
+        more_variables: Sequence = (),
     ):
         super().__init__()
+        self._more_variables = list(more_variables)
         self._store, self._monitor, self._first_epoch = store, monitor, first_epoch
         self._notes = {"best_value": None, "best_epoch": None, "seconds": 0.0}
 
@@ -79,7 +117,7 @@ class Checkpoints(_Timed):
         checkpoint = self._store.newest()
         if checkpoint is None:
             return 0
-        restore(_variables(model), checkpoint.values)
+        restore(self._variables(model), checkpoint.values)
         self._notes = dict(checkpoint.notes)
         return checkpoint.epoch
 
@@ -102,7 +140,7 @@ class Checkpoints(_Timed):
     def on_epoch_end(self, epoch, logs=None):
         self._notes["seconds"] += self._seconds()
         self._keep_best(epoch, _floats(logs))
-        values = collect(_variables(self.model))
+        values = collect(self._variables(self.model))
         self._store.save(Checkpoint(epoch + 1, values, self.notes))
 
     def _keep_best(self, epoch, logs):
@@ -114,13 +152,13 @@ class Checkpoints(_Timed):
             values = collect(self.model.classifier.variables)
             self._store.save(Checkpoint(epoch + 1, values, self._best()), self.BEST)
 
+    def _variables(self, model) -> list:
+        """All that decides how training goes on."""
+        own = [*model.classifier.variables, *model.optimizer.variables]
+        return own + self._more_variables
+
     def _best(self) -> dict:
         return {key: self._notes[key] for key in ("best_value", "best_epoch")}
-
-
-def _variables(model) -> list:
-    """All that decides how training goes on."""
-    return [*model.classifier.variables, *model.optimizer.variables]
 
 
 def _floats(logs) -> dict:

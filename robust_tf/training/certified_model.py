@@ -1,5 +1,7 @@
 """A `keras.Model` whose `fit` minimises a certified objective."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 
 import keras
@@ -12,6 +14,7 @@ from robust_tf.objectives.terms import WeightedSum
 from robust_tf.objectives.terms import is_verified
 from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
+from robust_tf.training.gradients import SharpnessAware
 from robust_tf.training.gradients import clip_across_replicas
 
 
@@ -31,6 +34,8 @@ class CertifiedModel(keras.Model):
         max_gradient_norm: clips the norm of the whole batch's gradient; None: not.
         micro_batches: parts that a batch is worked through in, one after the other;
             their gradients are averaged, and applied once.
+        sharpness: takes gradients where the loss is worst nearby; None: at the weights
+            themselves.
         relaxation: lower slopes of backward passes in training.
         seed: of the attacks.
     """
@@ -46,6 +51,7 @@ class CertifiedModel(keras.Model):
         min_radius: float = 0.0,
         max_gradient_norm: float | None = None,
         micro_batches: int = 1,
+        sharpness: SharpnessAware | None = None,
         relaxation: str = "adaptive",
         seed: int = 0,
     ):
@@ -63,6 +69,7 @@ class CertifiedModel(keras.Model):
         self.min_radius = min_radius
         self.max_gradient_norm = max_gradient_norm
         self.micro_batches = micro_batches
+        self.sharpness = sharpness
         self.relaxation = relaxation
         self.seed = seed
         names = ["loss", *objective.names, "clean_accuracy", "certified_accuracy"]
@@ -86,21 +93,17 @@ class CertifiedModel(keras.Model):
                 "Training takes no weights of examples or classes. Received: batches "
                 "of (images, labels, weights). Leave the weights out."
             )
-        variables = self.classifier.trainable_variables
         step = self.optimizer.iterations
-        total = None
-        for number, part in enumerate(self._split(images, labels)):
-            with tf.GradientTape() as tape:
-                forward = self._forward(*part, self.ramp(step), step, number)
-                losses, parts = self._penalized(forward)
-                # Over the global batch: `optimizer.apply` sums over replicas.
-                loss = tf.nn.compute_average_loss(losses) / self.micro_batches
-            gradients = tape.gradient(loss, variables)
-            self._update(forward, losses, parts)
-            total = gradients if total is None else _sum(total, gradients)
+        differentiate = functools.partial(
+            self._differentiate, self._split(images, labels), step
+        )
+        if self.sharpness is None:
+            gradients = differentiate()
+        else:
+            gradients = self.sharpness(differentiate, self.classifier, self.ramp(step))
         if self.max_gradient_norm is not None:
-            total = clip_across_replicas(total, self.max_gradient_norm)
-        self.optimizer.apply(total, variables)
+            gradients = clip_across_replicas(gradients, self.max_gradient_norm)
+        self.optimizer.apply(gradients, self.classifier.trainable_variables)
         results = self.get_metrics_result()
         if not self._certifies(training=True):
             results.pop("certified_accuracy", None)
@@ -114,6 +117,35 @@ class CertifiedModel(keras.Model):
         losses, parts = self._penalized(forward)
         self._update(forward, losses, parts, weights)
         return self.get_metrics_result()
+
+    def training_region(self, images: tf.Tensor, ramp: tf.Tensor) -> LpBall:
+        """What bounds in training are over, at a share `ramp` of the target radius."""
+        ball = self.threat.region(images, tf.cast(ramp, images.dtype))
+        radius = tf.maximum(self.radius_factor * ball.radius, self.min_radius)
+        return LpBall(ball.x, radius, ball.norm, ball.valid_range)
+
+    def _differentiate(self, parts, step, elsewhere=None):
+        """Gradients of the batch, summed over its parts.
+
+        Args:
+            parts: pairs of images and labels.
+            step: of the optimizer.
+            elsewhere: returns a scope in which the classifier has other weights, made
+                of the trainable variables; such a pass shows in no metric.
+        """
+        variables = self.classifier.trainable_variables
+        total = None
+        for number, part in enumerate(parts):
+            with tf.GradientTape() as tape, (elsewhere or contextlib.nullcontext)():
+                forward = self._forward(*part, self.ramp(step), step, number)
+                losses, terms = self._penalized(forward)
+                # Over the global batch: `optimizer.apply` sums over replicas.
+                loss = tf.nn.compute_average_loss(losses) / self.micro_batches
+            gradients = tape.gradient(loss, variables)
+            if elsewhere is None:
+                self._update(forward, losses, terms)
+            total = gradients if total is None else _sum(total, gradients)
+        return total
 
     def _certifies(self, training: bool) -> bool:
         """Whether margins hold over the region, not over a part of it."""
@@ -140,9 +172,10 @@ class CertifiedModel(keras.Model):
 
     def _forward(self, images, labels, ramp, step, number, training=True):
         ramp = tf.cast(ramp, images.dtype)
-        region = self.threat.region(images, ramp)
         if training:
-            region = self._widened(region)
+            region = self.training_region(images, ramp)
+        else:
+            region = self.threat.region(images, ramp)
         return CertifiedForward(
             graph=self.graph,
             images=images,
@@ -154,11 +187,6 @@ class CertifiedModel(keras.Model):
             relaxation=self.relaxation,
             adversary=self.objective.adversary,
         )
-
-    def _widened(self, ball):
-        """The ball of training: `radius_factor` and `min_radius` are for it alone."""
-        radius = tf.maximum(self.radius_factor * ball.radius, self.min_radius)
-        return LpBall(ball.x, radius, ball.norm, ball.valid_range)
 
     def _seed(self, step, number):
         """Another one for each step, micro-batch and replica."""

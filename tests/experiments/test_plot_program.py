@@ -26,14 +26,16 @@ def test_draws_and_shows(tmp_path):
     folder.mkdir()
     for epoch in range(2):
         record = {"epoch": epoch, "loss": 1.0, "clean_accuracy": 0.5, "epsilon": 0.1}
+        record |= {"active/1": 0.5, "inactive/1": 0.25, "unstable/1": 0.25}
         files.append_json_line(folder / "metrics.jsonl", record)
     files.write_json(folder / "summary.json", {"clean_accuracy": 0.5, "epsilon": 0.1})
     done = run(f"--run={folder}", f"--out={tmp_path / 'a' / 'b'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "a" / "b" / "results.txt").read_text()
     assert done.stdout.split("\n")[3].split() == ["digits", "0.1", "50.00"]
-    picture = (tmp_path / "a" / "b" / "training_curves.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
+    for name in ("training_curves.png", "neuron_shares_digits.png"):
+        picture = (tmp_path / "a" / "b" / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
 
 
 def test_bad_input_ends_with_status_2(tmp_path):

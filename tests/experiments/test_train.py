@@ -12,6 +12,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 import pytest
 
 import robust_tf as rt
@@ -29,6 +30,7 @@ from robust_tf.regions import Threat
 from robust_tf.training import checkpoints
 from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.checkpoints import CheckpointStore
+from robust_tf.training.gradients import SharpnessAware
 from tests.training import small
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -144,28 +146,134 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path):
         ),
         "architecture": functools.partial(classifier, normalized=True, dropout=0.2),
         "objective": terms.WeightedSum(
-            (
-                terms.IntervalCrossEntropy(),
-                terms.AdversarialCrossEntropy(),
-            ),
+            (terms.IntervalCrossEntropy(), terms.AdversarialCrossEntropy()),
             (terms.FollowsRadius(0.0, 0.5), 0.5),
             adversary=Adversary(PGD(steps=2)),
         ),
         "test_attack": PGD(steps=2),
     }
-    launch(tmp_path / "whole", **settings)
     kills = ((0, _kill_in_epoch), (2, _kill_in_epoch))
     kills += ((2, _kill_after_metrics), (3, _kill_before_digest))
-    for epoch, kill in kills:
-        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-            kill(epoch, patched)
-            launch(tmp_path / "parts", **settings)
-    launch(tmp_path / "parts", **settings)
-    whole, parts = result(tmp_path / "whole"), result(tmp_path / "parts")
-    assert parts == whole
+    whole = _assert_resumed(tmp_path, kills, settings)
     assert whole["notes"][-1]["best_epoch"] is not None
     assert [record["epoch"] for record in whole["records"]] == [0, 1, 2, 3, 4]
     assert [record["step"] for record in whole["records"]] == [3, 6, 9, 12, 15]
+
+
+def _assert_resumed(folder, kills, settings):
+    """Runs in one sitting and in many end alike; returns the result of the first."""
+    launch(folder / "whole", **settings)
+    for epoch, kill in kills:
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+            kill(epoch, patched)
+            launch(folder / "parts", **settings)
+    launch(folder / "parts", **settings)
+    whole = result(folder / "whole")
+    assert result(folder / "parts") == whole
+    return whole
+
+
+NORMALIZED = functools.partial(classifier, normalized=True, dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    "techniques",
+    [
+        {
+            "sharpness": SharpnessAware(terms.FollowsRadius(0.0, 0.1)),
+            "micro_batches": 2,
+            "precise_statistics": "epoch",
+        },
+        {
+            "average_from": 1,
+            "statistics_batches": 2,
+            "precise_statistics": "end",
+            "keep": "best",
+        },
+    ],
+    ids=["sharpness_and_statistics", "average"],
+)
+def test_an_interrupted_run_with_techniques(tmp_path, techniques):
+    """Killed in the epoch after the first average; another follows."""
+    settings = {
+        "data": dataclasses.replace(DATA, validation_share=0.2),
+        "run": dataclasses.replace(RUN, epochs=4, **techniques),
+        "architecture": NORMALIZED,
+    }
+    _assert_resumed(tmp_path, [(2, _kill_in_epoch)], settings)
+
+
+def test_the_average_is_what_is_measured_and_saved(tmp_path):
+    """Of the weights that the same run has without it, with statistics of its own."""
+    run = dataclasses.replace(RUN, epochs=4)
+    data = dataclasses.replace(DATA, validation_share=0.2)
+    settings = {"data": data, "architecture": NORMALIZED}
+    ends = []
+    for epochs in (3, 4):
+        launch(
+            tmp_path / "run", run=dataclasses.replace(run, epochs=epochs), **settings
+        )
+        ends.append(keras.models.load_model(tmp_path / "run" / "model.keras"))
+    averaged = dataclasses.replace(run, average_from=2)
+    summary = launch(tmp_path / "average", run=averaged, **settings)
+    model = keras.models.load_model(tmp_path / "average" / "model.keras")
+    for weight, *others in zip(
+        *(m.trainable_weights for m in (model, *ends)), strict=True
+    ):
+        np.testing.assert_allclose(weight, np.mean(others, 0), rtol=0, atol=1e-6)
+    images, labels = small.images_and_labels(SIZES["train"], seed=len("train"))
+    values = np.reshape(model.get_layer("conv")(images), (-1, 3))
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(norm.moving_mean, values.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, values.var(0, ddof=1), rtol=1e-4)
+    for split, accuracy in (
+        ("test", summary["clean_accuracy"]),
+        ("validation", records(tmp_path / "average")[-1]["val_clean_accuracy"]),
+    ):
+        images, labels = small.images_and_labels(SIZES[split], seed=len(split))
+        right = np.argmax(model(images), -1) == labels
+        assert accuracy == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_precise_statistics_at_the_end(tmp_path):
+    """The last epoch is validated with moving ones; what is kept has the precise."""
+    run = dataclasses.replace(RUN, precise_statistics="end")
+    launch(tmp_path / "run", run=run, architecture=NORMALIZED)
+    launch(tmp_path / "plain", architecture=NORMALIZED)
+    assert records(tmp_path / "run") == records(tmp_path / "plain")
+    model, plain = (
+        keras.models.load_model(tmp_path / name / "model.keras")
+        for name in ("run", "plain")
+    )
+    for one, other in zip(
+        model.trainable_weights, plain.trainable_weights, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    images, _ = small.images_and_labels(SIZES["train"], seed=len("train"))
+    values = np.reshape(model.get_layer("conv")(images), (-1, 3))
+    precise, moving = (one.get_layer("norm").moving_mean for one in (model, plain))
+    np.testing.assert_allclose(precise, values.mean(0), rtol=1e-4)
+    assert np.abs(moving - values.mean(0)).max() > 0.01
+
+
+def test_techniques_are_part_of_what_a_run_is(folder):
+    before = result(folder)
+    for changed in (
+        {"sharpness": SharpnessAware(0.1)},
+        {"average_from": 1},
+        {"precise_statistics": "epoch"},
+    ):
+        (name,) = changed
+        with pytest.raises(rt.InputError, match=f"another run:\n  {name}: None there"):
+            launch(folder, run=dataclasses.replace(RUN, **changed))
+    assert result(folder) == before
+
+
+def test_shares_of_neurons_can_be_left_out(folder, tmp_path):
+    launch(tmp_path / "none", run=dataclasses.replace(RUN, neuron_examples=0))
+    for record, wanted in zip(records(tmp_path / "none"), records(folder), strict=True):
+        kept = {key: value for key, value in wanted.items() if "/" not in key}
+        assert record == kept != wanted
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +311,8 @@ def test_the_run_folder(finished):
     names = {"clean_accuracy", "certified_accuracy", "certified_by", "train_seconds"}
     assert summary.keys() >= names
     expected = {"epoch", "step", "seconds", "epsilon", "loss", "standard_loss"}
+    states = ("active", "inactive", "unstable")
+    expected |= {f"{state}/{number}" for state in states for number in (1, 2)}
     assert records(folder)[0].keys() == expected | {"clean_accuracy"}
     assert list((folder / "tensorboard" / "train").iterdir())
     files = {"checkpoints", "metrics.jsonl", "model.keras", "summary.json"}
@@ -299,6 +409,11 @@ def test_settings_that_cannot_be_met(tmp_path, data, run, message):
         ({"micro_batches": 0}, "`micro_batches`"),
         ({"max_gradient_norm": 0.0}, "`max_gradient_norm`"),
         ({"learning_rate": "fast"}, "`learning_rate`"),
+        ({"average_from": 2}, r"`average_from` must be a whole number in \[0, 2\)"),
+        ({"average_from": -1}, "`average_from`"),
+        ({"precise_statistics": "always"}, "`precise_statistics`.*'epoch', 'end'"),
+        ({"statistics_batches": 0}, "`statistics_batches`"),
+        ({"neuron_examples": -1}, "`neuron_examples`"),
     ],
 )
 def test_settings_out_of_range(changed, message):

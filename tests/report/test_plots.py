@@ -95,15 +95,60 @@ class PlotsTest(parameterized.TestCase):
         np.testing.assert_allclose(radius.lines[0].get_xdata(), [1, 2, 3])
 
     def test_runs_have_colours_and_quantities_have_dashes(self):
-        metrics = {"a": epochs(2, l1_penalty=1.0), "b": epochs(3)}
+        metrics = {"a": epochs(2, standard_loss=1.0), "b": epochs(3)}
         plots.training_curves(metrics, self.path)
         lines = {line.get_label(): line for line in self.drawn().axes[0].lines}
-        self.assertEqual(list(lines), ["a: loss", "a: l1 penalty", "b: loss"])
-        first, penalty, second = lines.values()
-        self.assertEqual(first.get_color(), penalty.get_color())
+        self.assertEqual(list(lines), ["a: loss", "a: standard loss", "b: loss"])
+        first, standard, second = lines.values()
+        self.assertEqual(first.get_color(), standard.get_color())
         self.assertNotEqual(first.get_color(), second.get_color())
         self.assertEqual(first.get_linestyle(), second.get_linestyle())
-        self.assertNotEqual(first.get_linestyle(), penalty.get_linestyle())
+        self.assertNotEqual(first.get_linestyle(), standard.get_linestyle())
+
+    def test_every_term_has_a_panel_of_its_scale(self):
+        terms = {"mtl_ibp_loss": 1.0, "certified_loss": 2.0, "adversarial_loss": 0.5}
+        regularizers = {"tightness_loss": 0.3, "balance_loss": 0.2}
+        more = terms | regularizers | {"l1_penalty": 1e4, "active/1": 0.5}
+        plots.training_curves({"a": epochs(3, **more)}, self.path)
+        labels = [
+            {line.get_label() for line in axes.lines} for axes in self.drawn().axes
+        ]
+        said = [{key.replace("_", " ") for key in x} for x in (terms, regularizers)]
+        self.assertEqual(labels[:3], [said[0] | {"loss"}, said[1], {"l1 penalty"}])
+        self.assertEqual(labels[3:], [{"clean accuracy"}, {"training radius"}])
+        scales = {axes.get_yscale() for axes in self.drawn().axes}
+        self.assertEqual(scales, {"linear"})
+
+    def test_losses_far_apart_have_a_logarithmic_scale(self):
+        plots.training_curves({"a": epochs(3, certified_loss=100.0)}, self.path)
+        scales = [axes.get_yscale() for axes in self.drawn().axes]
+        self.assertEqual(scales, ["log", "linear", "linear"])
+
+    def test_neuron_shares(self):
+        shares = ((0.5, 0.3, 0.2), (0.1, 0.7, 0.2))
+        keys = {
+            f"{state}/{number}": share
+            for number, layer in enumerate(shares, 1)
+            for state, share in zip(
+                ("active", "unstable", "inactive"), layer, strict=True
+            )
+        }
+        records = [*epochs(1), *epochs(3, **keys)[1:]]
+        plots.neuron_shares(records, self.path, "Title")
+        first, second = self.drawn().axes
+        self.assertEqual(self.drawn().get_suptitle(), "Title")
+        self.assertEqual(first.get_title(), "ReLU 1")
+        for axes, layer in zip((first, second), shares, strict=True):
+            bottom = 0.0
+            for bars, share in zip(axes.containers, layer, strict=True):
+                self.assertLen(bars, 2)  # Of the epochs that have shares.
+                for bar, epoch in zip(bars, (2, 3), strict=True):
+                    self.assertAlmostEqual(bar.get_x() + 0.5, epoch)
+                    self.assertAlmostEqual(bar.get_y(), bottom)
+                    self.assertAlmostEqual(bar.get_height(), 100.0 * share)
+                bottom += 100.0 * share
+        colours = [bars[0].get_facecolor() for bars in first.containers]
+        self.assertLen(set(colours), 3)
 
     def test_what_is_not_finite_is_left_out(self):
         records = epochs(2) + [{"epoch": 2, "loss": None, "clean_accuracy": 0.5}]
@@ -133,6 +178,8 @@ class PlotsTest(parameterized.TestCase):
             plots.accuracy_against_radius({"deeppoly": []}, self.path, "")
         with self.assertRaisesRegex(InputError, "no epochs"):
             plots.training_curves({"a": []}, self.path)
+        with self.assertRaisesRegex(InputError, "neuron_examples"):
+            plots.neuron_shares(epochs(2), self.path, "Title")
         with self.assertRaisesRegex(InputError, r"Received: \[0, 1\]"):
             plots.radii_grid(np.zeros([1, 2, 2, 1]), [0], [0.0], [], self.path, "")
 
