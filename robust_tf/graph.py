@@ -1,6 +1,7 @@
 """The computation graph of a classifier, as bound passes walk it."""
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Mapping
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 from robust_tf.bounds import IntervalBound
 from robust_tf.errors import InputError
 from robust_tf.layers.base import BoundLayer
+from robust_tf.layers.base import KernelLayer
 from robust_tf.layers.normalization import Moments
 
 
@@ -113,6 +115,15 @@ class BoundGraph:
         """The nodes that read `edge`."""
         return [node for node in self.nodes if edge in node.inputs]
 
+    def inputs_of(self, kind: type[BoundLayer]) -> list[int]:
+        """The edges that layers of one kind read, in the order of the graph."""
+        return [
+            edge
+            for node in self.nodes
+            if isinstance(node.layer, kind)
+            for edge in node.inputs
+        ]
+
     def affine_edges(self) -> frozenset[int]:
         """Edges that are affine functions of the input."""
         edges = {0}
@@ -138,14 +149,54 @@ class BoundGraph:
             layer = node.layer
             if layer.has_moments and training and layer.trainable:
                 (tensor,) = tensors
-                batch = layer.moments(tensor)
+                values[node.output], batch = layer.normalize_batch(tensor)
                 layer.update_moving(batch, tensor)
                 moments[layer.name] = batch
-                values[node.output] = layer.normalize(tensor, batch)
             else:
                 arguments = tensors if len(tensors) > 1 else tensors[0]
                 values[node.output] = _call(layer, arguments, training)
         return values[self.output], moments
+
+    def inference(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns the classifier at inference, from inputs to logits, for many calls.
+
+        BatchNormalization after a convolution becomes part of its kernel, once for all
+        calls: they see the weights and the moving statistics of now.
+        """
+        folded = {}
+        for node in self.nodes:
+            before = self._convolution_before(node)
+            if before is not None:
+                dtype = tf.as_dtype(before.layer.compute_dtype)
+                weights = before.layer.folded(*node.layer.scale_and_shift(dtype))
+                folded[before.output] = weights
+
+        def logits(inputs):
+            values = {0: inputs}
+            for node in self.nodes:
+                tensors = [values[edge] for edge in node.inputs]
+                if node.output in folded:
+                    kernel, bias = folded[node.output]
+                    tensor = tf.cast(tensors[0], kernel.dtype)
+                    values[node.output] = node.layer.apply_with(tensor, kernel, bias)
+                elif node.layer.has_moments and node.inputs[0] in folded:
+                    (values[node.output],) = tensors
+                else:
+                    arguments = tensors if len(tensors) > 1 else tensors[0]
+                    values[node.output] = _call(node.layer, arguments, False)
+            return values[self.output]
+
+        return logits
+
+    def _convolution_before(self, node) -> Node | None:
+        """Before a BatchNormalization, where nothing else reads the convolution."""
+        before = self.producer(node.inputs[0])
+        if not node.layer.has_moments or before is None:
+            return None
+        if not isinstance(before.layer, KernelLayer) or not before.layer.is_shared:
+            return None
+        is_read_once = len(self.consumers(before.output)) == 1
+        return before if is_read_once and before.output != self.output else None
 
     def is_cut(self, edge: int) -> bool:
         """Whether all paths from the input to the logits lead through `edge`."""
@@ -197,12 +248,19 @@ class BoundGraph:
             choices: what the rules ask for.
             known: bounds of edges that are used instead of the rule's.
         """
-        bounds = {0: box}
+        bounds, known = {0: box}, known or {}
         for node in self.nodes:
-            if known and node.output in known:
+            before = self._convolution_before(node)
+            if node.output in known:
                 bounds[node.output] = known[node.output]
-                continue
-            bounds[node.output] = self.interval_after(node, bounds, choices)
+            elif before is None or before.output in known or tf.executing_eagerly():
+                bounds[node.output] = self.interval_after(node, bounds, choices)
+            else:  # What nothing reads of the convolution's own bound, a graph drops.
+                (source,) = before.inputs
+                arguments = choices.for_interval(node.layer)
+                weights = node.layer.scale_and_shift(box.dtype, **arguments)
+                weights = before.layer.folded(*weights)
+                bounds[node.output] = before.layer.bound_with(bounds[source], *weights)
         return bounds
 
     def interval_after(self, node, bounds, choices) -> IntervalBound:

@@ -152,17 +152,48 @@ class KernelLayer(BoundLayer):
     """`A(z, kernel) + bias`, linear in both; a subclass states `_apply`, which is A.
 
     Interval: centre `A(c, W) + b`, radius `A(r, |W|)` (arXiv:1810.12715).
+
+    Attributes:
+        is_shared: the kernel is used at many places, so a scale of the outputs costs
+            less on the kernel than on them.
     """
 
     is_affine = True
+    is_shared = False
 
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
-        kernel = weight(self.kernel, inputs.dtype)
-        center = self._apply(inputs.center, kernel)
-        if self.use_bias:
-            center += weight(self.bias, inputs.dtype)
+        return self.bound_with(inputs, *self._weights(inputs.dtype))
+
+    def folded(self, scale: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns kernel and bias of this layer and `scale * z + shift` after it.
+
+        Args:
+            scale: of the outputs' last axis, `[channels]`; the type of the result.
+            shift: the same shape and type.
+        """
+        kernel, bias = self._weights(scale.dtype)
+        if bias is not None:
+            shift = bias * scale + shift
+        return self._scaled(kernel, scale), shift
+
+    def apply_with(self, inputs: tf.Tensor, kernel, bias) -> tf.Tensor:
+        """Returns the layer's output for other weights; a bias of None adds nothing."""
+        outputs = self._apply(inputs, kernel)
+        return outputs if bias is None else outputs + bias
+
+    def bound_with(self, inputs: IntervalBound, kernel, bias) -> IntervalBound:
+        """Bounds the layer's output for other weights."""
+        center = self.apply_with(inputs.center, kernel, bias)
         radius = self._apply(inputs.radius, tf.abs(kernel))
         return IntervalBound.from_center(center, radius)
+
+    def _weights(self, dtype):
+        bias = weight(self.bias, dtype) if self.use_bias else None
+        return weight(self.kernel, dtype), bias
+
+    def _scaled(self, kernel, scale):
+        """The kernel that makes each output `scale` times as great."""
+        return kernel * scale
 
     def _constant(self, coefficients: tf.Tensor) -> tf.Tensor:
         """`<coefficients, bias>`, `[batch or 1, rows]`."""

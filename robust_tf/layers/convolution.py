@@ -21,6 +21,8 @@ _FEW_CHANNELS = 4
 class _Convolution(KernelLayer):
     """What 2-D convolutions share; a subclass says how its kernel is applied."""
 
+    is_shared = True
+
     def propagate_linear_backward(self, coefficients, inputs):
         padding = self.padding.upper()
         pulled = self._pull_back(coefficients, inputs.shape[1:], padding)
@@ -135,6 +137,9 @@ class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
             self.padding.upper(),
         )
 
+    def _scaled(self, kernel, scale):
+        return kernel * tf.reshape(scale, kernel.shape[2:])
+
     def _adjoint(self, outputs, kernel, input_shape, padding):
         kernel = spread(kernel, self.dilation_rate)
         return tf.nn.depthwise_conv2d_backprop_input(
@@ -149,6 +154,8 @@ class DepthwiseConv2D(_Convolution, keras.layers.DepthwiseConv2D):
 @keras.saving.register_keras_serializable(package="robust_tf")
 class Conv1D(KernelLayer, keras.layers.Conv1D):
     """A convolution along time, `[batch, steps, channels]`, as one of height 1."""
+
+    is_shared = True
 
     def propagate_linear_backward(self, coefficients, inputs):
         kernel = spread(

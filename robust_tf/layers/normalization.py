@@ -22,6 +22,13 @@ class Moments:
     mean: tf.Tensor
     variance: tf.Tensor
 
+    def __tf_flatten__(self):  # Lets tf.nest carry it.
+        return (), (self.mean, self.variance)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata, components):
+        return cls(*components)
+
 
 class _ScaleAndShift(ElementwiseLayer):
     """`scale * z + shift`; a subclass states both, `[*shape]` or broadcast to it."""
@@ -29,13 +36,13 @@ class _ScaleAndShift(ElementwiseLayer):
     is_affine = True
 
     def propagate_interval(self, inputs: IntervalBound, **choices) -> IntervalBound:
-        scale, shift = self._scale_and_shift(inputs.dtype, **choices)
+        scale, shift = self.scale_and_shift(inputs.dtype, **choices)
         return IntervalBound.from_center(
             inputs.center * scale + shift, inputs.radius * tf.abs(scale)
         )
 
     def relax(self, inputs, **choices):
-        scale, shift = self._scale_and_shift(inputs.dtype, **choices)
+        scale, shift = self.scale_and_shift(inputs.dtype, **choices)
         shape = inputs.shape[1:]
         return Relaxation(
             tf.broadcast_to(scale, shape)[None], tf.broadcast_to(shift, shape)[None]
@@ -75,8 +82,20 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
 
     def normalize(self, inputs: tf.Tensor, moments: Moments | None = None) -> tf.Tensor:
         """Returns the layer's output for the given statistics (default: moving)."""
-        scale, shift = self._scale_and_shift(inputs.dtype, moments)
+        scale, shift = self.scale_and_shift(inputs.dtype, moments)
         return inputs * scale + shift
+
+    def normalize_batch(self, inputs: tf.Tensor) -> tuple[tf.Tensor, Moments]:
+        """Returns the output by the batch's own statistics, and those."""
+        is_fused = inputs.dtype == tf.float32 and inputs.shape.rank == 4
+        if not is_fused or count_replicas() > 1:
+            moments = self.moments(inputs)
+            return self.normalize(inputs, moments), moments
+        channels = inputs.shape[-1:]
+        gamma = weight(self.gamma, inputs.dtype) if self.scale else tf.ones(channels)
+        beta = weight(self.beta, inputs.dtype) if self.center else tf.zeros(channels)
+        outputs, *moments = _normalize_fused(inputs, gamma, beta, float(self.epsilon))
+        return outputs, Moments(*moments)
 
     def update_moving(self, moments: Moments, inputs: tf.Tensor):
         """Moves the moving statistics towards those of the batch of `inputs`."""
@@ -95,11 +114,12 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
             )
         if not (training and self.trainable):
             return self.normalize(inputs)
-        moments = self.moments(inputs)
+        outputs, moments = self.normalize_batch(inputs)
         self.update_moving(moments, inputs)
-        return self.normalize(inputs, moments)
+        return outputs
 
-    def _scale_and_shift(self, dtype, moments=None):
+    def scale_and_shift(self, dtype, moments=None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the layer multiplies by and adds, `[channels]` each."""
         if moments is None:
             moments = Moments(
                 weight(self.moving_mean, dtype), weight(self.moving_variance, dtype)
@@ -114,11 +134,45 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
         return scale, shift
 
 
+def _normalize_fused(inputs, gamma, beta, epsilon):
+    """Output, mean and biased variance, `[channels]`, in few passes over the batch.
+
+    TensorFlow's operation takes no gradient for the statistics that it returns: that
+    of mean and variance at each entry z, `1 / n` and `2 (z - mean) / n`, is added.
+    """
+
+    @tf.custom_gradient
+    def normalize(inputs, gamma, beta):
+        outputs, mean, unbiased, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
+        )
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], inputs.dtype)
+        variance = unbiased * ((count - 1.0) / count)
+
+        def gradient(of_outputs, of_mean, of_variance):
+            by_inputs, by_gamma, by_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=of_outputs,
+                x=inputs,
+                scale=gamma,
+                reserve_space_1=reserved[0],
+                reserve_space_2=reserved[1],
+                reserve_space_3=reserved[2],
+                epsilon=epsilon,
+            )
+            slope = 2.0 * of_variance / count
+            by_statistics = inputs * slope + (of_mean / count - mean * slope)
+            return by_inputs + by_statistics, by_gamma, by_beta
+
+        return (outputs, mean, variance), gradient
+
+    return normalize(inputs, gamma, beta)
+
+
 @keras.saving.register_keras_serializable(package="robust_tf")
 class Normalization(_ScaleAndShift, keras.layers.Normalization):
     """`(z - mean) / sqrt(variance)`, or its inverse with `invert=True`."""
 
-    def _scale_and_shift(self, dtype):
+    def scale_and_shift(self, dtype):
         deviation = np.maximum(
             np.sqrt(np.asarray(self.variance, "float64")), keras.backend.epsilon()
         )
@@ -138,7 +192,7 @@ class Normalization(_ScaleAndShift, keras.layers.Normalization):
 class Rescaling(_ScaleAndShift, keras.layers.Rescaling):
     """`scale * z + offset`; both are numbers, or one for each channel."""
 
-    def _scale_and_shift(self, dtype):
+    def scale_and_shift(self, dtype):
         # First in the type in which the layer itself holds them.
         scale, offset = (
             keras.ops.cast(value, self.compute_dtype)

@@ -15,6 +15,7 @@ from robust_tf.propagation.interval import interval_margins
 from robust_tf.regions import Box
 from robust_tf.regions import LpBall
 from robust_tf.regions import Region
+from robust_tf.replicas import count_replicas
 from robust_tf.specifications import margin_specification
 
 # Below this weight the backward pass is left out (arXiv:1906.06316).
@@ -96,6 +97,8 @@ class CertifiedForward:
         training: whether batch statistics are used, and moved.
         relaxation: lower slopes of backward passes.
         adversary: attacks the batch, where a term asks for it.
+        is_at_variables: whether the weights are the classifier's variables, not tensors
+            in their place (as in `keras.StatelessScope`).
     """
 
     graph: BoundGraph
@@ -107,6 +110,7 @@ class CertifiedForward:
     training: bool
     relaxation: str = "adaptive"
     adversary: Adversary | None = None
+    is_at_variables: bool = True
 
     @property
     def epsilon(self) -> tf.Tensor:
@@ -201,7 +205,7 @@ class CertifiedForward:
         """
         _ = self.logits
         return self._given_adversary.attack(
-            lambda images: self.graph.forward(images)[0],
+            self.graph.inference(),
             self._attacked_region,
             self.labels,
             self.seed,
@@ -251,7 +255,57 @@ class CertifiedForward:
     @ComputedOnce
     def _clean(self):
         """Logits of the clean images, and the statistics of the batch."""
-        return self.graph.forward(self.images, self.training)
+
+        def forward():
+            return self.graph.forward(self.images, self.training)
+
+        adversary = self.adversary
+        if adversary is None or adversary.statistics == "clean":
+            return forward()
+        if not (self.training and self.is_at_variables):
+            return forward()
+        # Most losses that use the statistics of attacked images read those alone.
+        return without_idle_gradient(forward)
+
+
+def without_idle_gradient(function: Callable):
+    """Returns `function()`, whose backward pass is left out where it is idle.
+
+    A loss of weight 0 sends zeros back through all that it read. Here the gradient for
+    the weights is worked out only where an entry of what comes back is not 0. Replicas
+    must not part ways, and work it out always.
+
+    Args:
+        function: without arguments, to nested tensors; only variables have gradients,
+            no tensors that it finds elsewhere.
+    """
+    if tf.executing_eagerly() or count_replicas() > 1:
+        return function()
+    structure = None
+
+    @tf.custom_gradient
+    def run():
+        nonlocal structure
+        with tf.GradientTape() as tape:
+            structure = function()
+        results = tf.nest.flatten(structure)
+
+        def gradient(*upstream, variables=()):
+            def by_variables():
+                return tape.gradient(
+                    results, variables, upstream, tf.UnconnectedGradients.ZERO
+                )
+
+            def zeros():
+                return [tf.zeros_like(variable) for variable in variables]
+
+            is_idle = [tf.reduce_all(part == 0.0) for part in upstream]
+            return (), tf.cond(tf.reduce_all(is_idle), zeros, by_variables)
+
+        return results, gradient
+
+    results = run()
+    return tf.nest.pack_sequence_as(structure, results)
 
 
 def small_box(ball: LpBall, points: tf.Tensor, share: float) -> Box:

@@ -185,11 +185,7 @@ def before_relus(forward: CertifiedForward) -> list[IntervalBound]:
     Raises:
         InputError: for models without ReLU layers.
     """
-    edges = [
-        node.inputs[0]
-        for node in forward.graph.nodes
-        if isinstance(node.layer, layers.ReLU)
-    ]
+    edges = forward.graph.inputs_of(layers.ReLU)
     if not edges:
         raise InputError(
             "Regularizers of bounds need a model with ReLU layers. Received: none"

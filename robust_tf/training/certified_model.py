@@ -1,6 +1,7 @@
 """A `keras.Model` whose `fit` minimises a certified objective."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -138,6 +139,9 @@ class CertifiedModel(keras.Model):
         for number, part in enumerate(parts):
             with tf.GradientTape() as tape, (elsewhere or contextlib.nullcontext)():
                 forward = self._forward(*part, self.ramp(step), step, number)
+                forward = dataclasses.replace(
+                    forward, is_at_variables=elsewhere is None
+                )
                 losses, terms = self._penalized(forward)
                 # Over the global batch: `optimizer.apply` sums over replicas.
                 loss = tf.nn.compute_average_loss(losses) / self.micro_batches

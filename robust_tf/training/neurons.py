@@ -4,7 +4,6 @@ import keras
 import tensorflow as tf
 
 from robust_tf import layers
-from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
 from robust_tf.propagation.interval import interval_bounds
 
@@ -35,7 +34,7 @@ class NeuronShares(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         del epoch
-        if not relu_inputs(self.model.graph):
+        if not self.model.graph.inputs_of(layers.ReLU):
             return
         ramp = self.model.ramp(self.model.optimizer.iterations)
         counts = sum(
@@ -51,7 +50,7 @@ class NeuronShares(keras.callbacks.Callback):
         graph = self.model.graph
         region = self.model.training_region(images, ramp)
         bounds = interval_bounds(graph, region, Choices())
-        states = [states_of(bounds[edge]) for edge in relu_inputs(graph)]
+        states = [states_of(bounds[edge]) for edge in graph.inputs_of(layers.ReLU)]
         is_counted = weights > 0.0
         return tf.stack(
             [
@@ -71,10 +70,3 @@ def states_of(bounds) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     lower, upper = bounds.lower, bounds.upper
     is_positive = upper > 0.0
     return is_positive & (lower >= 0.0), upper <= 0.0, is_positive & (lower < 0.0)
-
-
-def relu_inputs(graph: BoundGraph) -> list[int]:
-    """Returns the edge that each ReLU reads, in the order of the graph."""
-    return [
-        node.inputs[0] for node in graph.nodes if isinstance(node.layer, layers.ReLU)
-    ]

@@ -7,7 +7,12 @@ import tensorflow as tf
 
 import robust_tf as rt
 from robust_tf import layers
+from robust_tf import schedules
+from robust_tf.attacks import PGD
 from robust_tf.objectives import terms
+from robust_tf.objectives.certified_training import certified_training
+from robust_tf.objectives.expressive import MtlIbp
+from robust_tf.objectives.forward import Adversary
 from robust_tf.regions import Threat
 from robust_tf.training.distribution import strategy_for
 from robust_tf.training.gradients import SharpnessAware
@@ -87,6 +92,29 @@ def test_statistics_and_metrics_are_those_of_the_weights_themselves():
         np.testing.assert_array_equal(one, other)
     kernels = [model.classifier.get_layer("conv").kernel for model in (plain, sharp)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+
+
+def test_no_gradient_is_lost_where_a_loss_of_weight_0_is_skipped():
+    """Before the ramp an expressive objective is the clean loss, in both passes."""
+    attack = PGD(steps=1, random_start=False)
+    expressive = certified_training(
+        MtlIbp(0.5), "mtl-ibp", adversary=Adversary(attack, statistics="adversarial")
+    )
+    results = []
+    for objective in (terms.natural(), expressive):
+        model = _small_model(
+            normalized=False,
+            objective=objective,
+            ramp=schedules.LinearRamp(start=100, length=1),
+            optimizer=keras.optimizers.SGD(1.0),
+            sharpness=SharpnessAware(RHO),
+        )
+        small.fit(model, small.batches())
+        results.append(small.weights(model.classifier))
+    start = small.weights(small.cnn())
+    for clean, actual, before in zip(*results, start, strict=True):
+        assert np.abs(clean - before).max() > 1e-3
+        np.testing.assert_allclose(actual, clean, atol=1e-5)
 
 
 def test_both_passes_begin_in_one_state():
