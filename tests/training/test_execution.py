@@ -13,6 +13,7 @@ from robust_tf.objectives import fusion
 from robust_tf.objectives import terms
 from robust_tf.objectives.certified_training import certified_training
 from robust_tf.objectives.forward import Adversary
+from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
 from tests.training import small
 
@@ -77,6 +78,7 @@ CASES = {
 
 
 def run(name, strategy, jit=False):
+    sum_in_fixed_order()  # As `train` does; without it, sums differ in a bit at times.
     objective, optimizer, normalized, options = CASES[name]
     with strategy.scope():
         model = small.certified_model(
