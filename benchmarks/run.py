@@ -53,6 +53,9 @@ _AUTO_LIRPA = "auto_LiRPA"
 _NOT_INSTALLED = "not installed"
 # Of the largest magnitude; float32 rounding, and what three updates make of it.
 _TOLERANCES = {"logits": 1e-4, "margins": 1e-4, "losses": 1e-3}
+# Of attacked pixels, in all: a slope near 0 turns by rounding, and others follow.
+_MAX_SHARE_APART = 0.03
+_LEAST_APART = 1e-4  # In units of a pixel in [0, 1].
 _PEAK_TURNS = 5
 _TABLE_WIDTH = 125
 
@@ -96,6 +99,8 @@ def measure(name: str, sides: dict) -> dict:
 def compare(name: str, contestant: str, expected: dict, actual: dict) -> dict:
     """Returns the largest difference of each quantity, over the largest magnitude.
 
+    Of attacked images, the share of pixels that differ.
+
     Raises:
         DisagreementError: where one exceeds the tolerance, or is NaN.
     """
@@ -117,6 +122,16 @@ def compare(name: str, contestant: str, expected: dict, actual: dict) -> dict:
                 "Nothing is timed before they do."
             )
         differences[key] = difference
+    if "attacked" in expected:
+        ours, theirs = np.array(expected["attacked"]), np.array(actual["attacked"])
+        share = float(np.mean(~(np.abs(ours - theirs) <= _LEAST_APART)))
+        if share > _MAX_SHARE_APART:
+            raise DisagreementError(
+                f"{name}: attacks of {_OURS} and {contestant} must agree in all "
+                f"but {_MAX_SHARE_APART:.0%} of their pixels. Received: {share:.1%}. "
+                "Nothing is timed before they do."
+            )
+        differences["attacked"] = share
     return differences
 
 

@@ -61,6 +61,28 @@ class Chain:
                 values = functional.relu(values)
         return values, folded
 
+    @torch.no_grad()
+    def folded_weights(self) -> list:
+        """Returns each layer's kernel and bias for inference, BatchNorm folded in."""
+        weights = []
+        for part, (mean, variance) in zip(self.weights, self._averages, strict=True):
+            kernel, bias = part["kernel"], part["bias"]
+            if "gamma" in part:
+                scale = part["gamma"] * _inverse_deviation(variance)
+                kernel = _times_outputs(kernel, scale)
+                bias = (bias - mean) * scale + part["beta"]
+            weights.append((kernel, bias))
+        return weights
+
+    def infer(self, images: torch.Tensor, weights: list) -> torch.Tensor:
+        """Returns logits by the weights of `folded_weights`."""
+        values = images
+        for index, layer in enumerate(self.layers):
+            values = self.apply(index, values, *weights[index])
+            if layer.has_relu:
+                values = functional.relu(values, inplace=True)
+        return values
+
     def margin_rows(self, labels: torch.Tensor) -> tuple:
         """Returns the last layer's margins: `[batch, 9, features]`, `[batch, 9]`."""
         others = torch.from_numpy(workloads.other_classes(labels.numpy()))
@@ -97,9 +119,11 @@ class Chain:
         with torch.no_grad():
             share = 1 - workloads.BATCH_NORM_MOMENTUM
             self._averages[index][0].lerp_(mean, share)
-            self._averages[index][1].lerp_(variance, share)
+            # The moving variance follows the unbiased one.
+            count = values.numel() // values.shape[1]
+            self._averages[index][1].lerp_(variance * (count / (count - 1)), share)
         weights = self.weights[index]
-        scale = weights["gamma"] * torch.rsqrt(variance + workloads.BATCH_NORM_EPSILON)
+        scale = weights["gamma"] * _inverse_deviation(variance)
         return scale, weights["beta"] - mean * scale
 
 
@@ -123,7 +147,7 @@ def interval_margins(chain: Chain, box, folded, labels) -> tuple:
         kernel, bias = chain.weights[index]["kernel"], chain.weights[index]["bias"]
         if folded[index] is not None:
             scale, shift = folded[index]
-            kernel = kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
+            kernel = _times_outputs(kernel, scale)
             bias = bias * scale + shift
         center = chain.apply(index, center, kernel, bias)
         radius = chain.apply(index, radius, kernel.abs(), None)
@@ -131,6 +155,40 @@ def interval_margins(chain: Chain, box, folded, labels) -> tuple:
         center, radius = _center_radius(*(functional.relu(e) for e in before_relu[-1]))
     rows, offsets = chain.margin_rows(labels)
     return offsets + dot(rows, center) - dot(rows.abs(), radius), before_relu
+
+
+@torch.enable_grad()
+def attack(chain: Chain, box, labels, workload, start=None) -> torch.Tensor:
+    """Returns images of greater cross-entropy by signed gradients, at inference.
+
+    One step goes where it goes; of several steps' points the worst is kept.
+
+    Args:
+        chain: the network.
+        box: both ends of the inputs.
+        labels: `[batch]`.
+        workload: says the number and the size of the steps.
+        start: where to begin; None for random points of the box.
+    """
+    lower, upper = box
+    weights = chain.folded_weights()
+    points = start
+    if start is None:
+        points = lower + torch.rand_like(lower) * (upper - lower)
+    size = workload.step_size * workload.epsilon
+    best, greatest = points, torch.full(labels.shape, -math.inf)
+    for _ in range(workload.attack_steps):
+        leaf = points.detach().requires_grad_()
+        losses = _cross_entropies(chain.infer(leaf, weights), labels)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        if workload.attack_steps > 1:
+            best, greatest = _worse(points, losses.detach(), best, greatest)
+        points = torch.clamp(points + size * gradient.sign(), lower, upper)
+    if workload.attack_steps == 1:
+        return points
+    with torch.no_grad():
+        losses = _cross_entropies(chain.infer(points, weights), labels)
+    return _worse(points, losses, best, greatest)[0]
 
 
 def crown_margins(chain: Chain, box, before_relu, labels) -> torch.Tensor:
@@ -237,6 +295,26 @@ def _through(chain, index, form, slope, other_slope, intercept, sign):
     rows = positive * slope[:, None] + negative * other_slope[:, None]
     pulled, constant = chain.pull_back(index, rows)
     return pulled, offsets + constant
+
+
+def _cross_entropies(logits, labels):
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def _worse(points, losses, best, greatest):
+    """Of two points, the one of greater loss, by example."""
+    is_worse = losses > greatest
+    mask = is_worse.view(-1, *[1] * (points.dim() - 1))
+    return torch.where(mask, points, best), torch.where(is_worse, losses, greatest)
+
+
+def _inverse_deviation(variance):
+    return torch.rsqrt(variance + workloads.BATCH_NORM_EPSILON)
+
+
+def _times_outputs(kernel, scale):
+    """Multiplies each output's kernel."""
+    return kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
 
 
 def _center_radius(lower, upper):

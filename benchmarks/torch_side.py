@@ -40,8 +40,11 @@ def prepare(name: str, threads: int, bound_layer) -> Contestant:
     chain = torch_forms.Chain(network, is_channels_last)
     box = torch_forms.box_around(images, workload.epsilon)
     if workload.is_training:
-        bounds = _training_bounds(workload.kind, chain, images, labels, box)
-        step, verify = training(chain.parameters, bounds, labels)
+        if workload.kind == "mtl_ibp":
+            step, verify = _mtl_ibp_training(chain, workload, images, labels, box)
+        else:
+            bounds = _training_bounds(workload.kind, chain, images, labels, box)
+            step, verify = training(chain.parameters, bounds, labels)
     else:
         step, verify = _bounds(chain, labels, box, bound_layer)
     return Contestant(step, verify, versions)
@@ -56,32 +59,94 @@ def training(parameters, bounds, labels) -> tuple:
             the margins.
         labels: `[batch]`.
     """
-    optimizer = torch.optim.Adam(
-        parameters, lr=workloads.LEARNING_RATE, eps=workloads.ADAM_EPSILON, fused=True
-    )
+    optimizer = _adam(parameters)
 
     def step():
         logits, margins = bounds()
         natural = functional.cross_entropy(logits, labels)
-        # The label's own margin is 0; its place among the others does not matter.
-        robust = torch.logsumexp(functional.pad(-margins, (1, 0)), 1).mean()
         share = workloads.NATURAL_SHARE
-        loss = share * natural + (1 - share) * robust
+        loss = share * natural + (1 - share) * _robust(margins)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    def verify():
+    return step, lambda: _verified(bounds, step)
+
+
+def _mtl_ibp_training(chain, workload, images, labels, box):
+    """A training step of MTL-IBP and what has to agree."""
+    parameters = chain.parameters
+    kernels = [part["kernel"] for part in chain.weights]
+
+    def clean_logits():
         with torch.no_grad():
-            logits, margins = bounds()
+            return chain.forward(images)[0]
+
+    def attacked(start=None):
+        return torch_forms.attack(chain, box, labels, workload, start)
+
+    def forward(points):
+        logits, folded = chain.forward(points)
+        margins, _ = torch_forms.interval_margins(chain, box, folded, labels)
+        return logits, margins
+
+    def update(optimizer, find_points):
+        clean_logits()
+        logits, margins = forward(find_points())
+        share = workloads.CERTIFIED_SHARE
+        loss = share * _robust(margins)
+        loss = loss + (1 - share) * functional.cross_entropy(logits, labels)
+        penalty = sum(kernel.abs().sum() for kernel in kernels)
+        loss = loss + workloads.L1_WEIGHT * penalty
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, workloads.MAX_GRADIENT_NORM)
+        optimizer.step()
+        return loss.item()
+
+    optimizer = _adam(parameters)
+
+    def verify():
+        clean_logits()
+        # No random start: the frameworks draw different points.
+        found = attacked(images).permute(0, 2, 3, 1).flatten().tolist()
+        # Given points from here on: a slope near 0 can turn by rounding.
+        points = workloads.corners(workloads.NETWORKS[workload.network], workload)
+        points = torch.from_numpy(points).permute(0, 3, 1, 2)
+        other = _adam(parameters)
         return {
-            "logits": logits.tolist(),
-            "margins": margins.tolist(),
-            "losses": [step() for _ in range(workloads.VERIFIED_STEPS)],
+            "attacked": found,
+            **_verified(
+                lambda: (clean_logits(), forward(points)[1]),
+                lambda: update(other, lambda: points),
+            ),
         }
 
-    return step, verify
+    return lambda: update(optimizer, attacked), verify
+
+
+def _adam(parameters):
+    return torch.optim.Adam(
+        parameters, lr=workloads.LEARNING_RATE, eps=workloads.ADAM_EPSILON, fused=True
+    )
+
+
+def _robust(margins):
+    """The mean cross-entropy of lower bounds of the margins."""
+    # The label's own margin is 0; its place among the others does not matter.
+    return torch.logsumexp(functional.pad(-margins, (1, 0)), 1).mean()
+
+
+def _verified(bounds, step):
+    """Logits and margins, then the losses of some steps."""
+    with torch.no_grad():
+        logits, margins = bounds()
+    return {
+        "logits": logits.tolist(),
+        "margins": margins.tolist(),
+        "losses": [step() for _ in range(workloads.VERIFIED_STEPS)],
+    }
 
 
 def _training_bounds(kind, chain, images, labels, box):

@@ -17,6 +17,11 @@ BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # Share of the old value that a moving average keeps.
 NATURAL_SHARE = 0.5  # Of the loss; the rest is the robust cross-entropy.
 CROWN_SHARE = 0.5  # Of the margins of a CROWN-IBP step; the rest is IBP.
+CERTIFIED_SHARE = 0.5  # Of an MTL-IBP loss; the rest is the adversarial one.
+L1_WEIGHT = 1e-6  # Of the kernels' magnitudes in an MTL-IBP loss.
+MAX_GRADIENT_NORM = 10.0  # Of an MTL-IBP step's gradient.
+SINGLE_STEP_SIZE = 10.0  # Of an attack of one step, in units of the radius.
+STEP_SIZE = 0.25  # Of each step of a longer attack.
 VERIFIED_STEPS = 3  # Training steps whose losses must agree.
 PEAK_CONVOLUTION = (64, 28, 128, 3)  # Batch, height = width, channels in = out, kernel.
 PEAK_MATRIX = (2048, 2048)  # Multiplied by itself.
@@ -83,22 +88,30 @@ class Workload:
     """One thing to time.
 
     Attributes:
-        kind: "ibp" or "crown_ibp", a training step with its update; or "crown",
-            bounds of the margins with all intermediate bounds.
+        kind: "ibp", "crown_ibp" or "mtl_ibp", a training step with its update; or
+            "crown", bounds of the margins with all intermediate bounds.
         network: a key of `NETWORKS`.
         batch_size: examples.
         epsilon: radius of the Linf ball in pixels of [0, 1], cut to [0, 1].
+        attack_steps: gradient steps of the attack on the batch; None for no attack.
     """
 
     kind: str
     network: str
     batch_size: int
     epsilon: float
+    attack_steps: int | None = None
 
     @property
     def name(self) -> str:
-        """Kind, network and batch size."""
-        return f"{self.kind}_{self.network}_{self.batch_size}"
+        """Kind, network, batch size, and steps of the attack if there is one."""
+        name = f"{self.kind}_{self.network}_{self.batch_size}"
+        return name if self.attack_steps is None else f"{name}_{self.attack_steps}"
+
+    @property
+    def step_size(self) -> float:
+        """Of the attack's steps, in units of the radius."""
+        return SINGLE_STEP_SIZE if self.attack_steps == 1 else STEP_SIZE
 
     @property
     def is_training(self) -> bool:
@@ -150,6 +163,9 @@ WORKLOADS = {
         Workload("crown_ibp", "small_mnist", 128, 0.1),
         Workload("crown", "small_mnist", 16, 0.1),
         Workload("crown", "small_mnist", 64, 0.1),
+        Workload("mtl_ibp", "cnn7_mnist", 64, 0.1, 1),
+        Workload("mtl_ibp", "cnn7_mnist", 64, 0.1, 8),
+        Workload("mtl_ibp", "cnn7_cifar", 64, 2 / 255, 1),
     )
 }
 """Workloads by name."""
@@ -192,6 +208,14 @@ def batch(network: Network, batch_size: int, seed: int = 1) -> tuple:
     return images.astype(np.float32), labels
 
 
+def corners(network: Network, workload: Workload, seed: int = 2) -> np.ndarray:
+    """Returns random corners of the boxes around `batch`, like its images."""
+    images, _ = batch(network, workload.batch_size)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], images.shape)
+    moved = images + (workload.epsilon * signs).astype(np.float32)
+    return np.clip(moved, 0.0, 1.0)
+
+
 def other_classes(labels: np.ndarray) -> np.ndarray:
     """Returns all classes but the label, ascending, `[batch, classes - 1]`."""
     slots = np.arange(NUM_CLASSES - 1)
@@ -222,7 +246,11 @@ def operations(workload: Workload) -> int:
     """
     count = {"ibp": _ibp_step, "crown_ibp": _crown_ibp_step, "crown": _crown}
     network = NETWORKS[workload.network]
-    return 2 * workload.batch_size * count[workload.kind](network)
+    if workload.kind == "mtl_ibp":
+        multiply_adds = _mtl_ibp_step(network, workload.attack_steps)
+    else:
+        multiply_adds = count[workload.kind](network)
+    return 2 * workload.batch_size * multiply_adds
 
 
 def patch_operations(workload: Workload) -> int:
@@ -244,6 +272,17 @@ def _ibp_step(network):
     """Clean, centre and radius: forward, weight gradients, input gradients."""
     forward = forward_multiply_adds(network)
     return 3 * (3 * forward - network.layers[0].multiply_adds)
+
+
+def _mtl_ibp_step(network, attack_steps):
+    """A clean pass, the attack, and an IBP step whose clean pass is the attacked one.
+
+    Each step of the attack is a pass and its gradient for the image, that of the first
+    layer included. The best of several iterates takes one more pass.
+    """
+    forward = forward_multiply_adds(network)
+    last_iterate = forward if attack_steps > 1 else 0
+    return forward + 2 * attack_steps * forward + last_iterate + _ibp_step(network)
 
 
 def _crown_ibp_step(network):
