@@ -219,7 +219,20 @@ def run(main: Callable[[list[str]], int | None], required: Sequence[str] = ()) -
         required: names of flags that must be given.
     """
     flags.mark_flags_as_required(list(required))
+    _describe_installed(main.__module__)
     app.run(lambda argv: guarded(main, argv), flags_parser=parse_flags)
+
+
+def _describe_installed(module: str) -> None:
+    """Lets `--help` of a console script say what the program's own file says.
+
+    Absl describes the script that was started, which only imports the program.
+    """
+    if module == "__main__":
+        return
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def parse_flags(

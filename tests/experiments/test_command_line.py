@@ -228,3 +228,19 @@ def test_program(argument, status, shown, hidden):
     assert hidden not in done.stderr
     # The shared flags are shown as the program's own.
     assert (argument == "--help") == ("--epsilon" in done.stdout)
+
+
+def test_installed_scripts_show_the_help_of_their_program():
+    """A console script only imports the program and calls its `run`."""
+    script = "import sys; from bin.train import run; sys.exit(run())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Trains what the gin files describe" in done.stdout
+    assert "--gin_file" in done.stdout and "--workdir" in done.stdout
