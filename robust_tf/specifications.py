@@ -1,5 +1,9 @@
-"""Linear functions of the logits that must be proved positive."""
+"""What must not occur at the outputs, and the linear functions that prove it."""
 
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from robust_tf.errors import InputError
@@ -49,3 +53,126 @@ def checked_labels(labels, num_classes: int) -> tf.Tensor:
                 f"Received: {wrong}"
             )
     return tf.cast(labels, tf.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnsafeSet:
+    """Outputs `y` that must not occur: a union of clauses, each of half-spaces.
+
+    A clause holds where `<row, y> <= threshold` for all of its rows, so a tie is unsafe.
+    It is excluded as soon as one of its rows is proved above its threshold everywhere;
+    the set is, once every clause is.
+
+    Attributes:
+        rows: over the outputs, `[batch or 1, rows, outputs]`.
+        thresholds: `[batch or 1, rows]`.
+        clauses: the clause of each row, `rows` integers that count up from 0.
+
+    Raises:
+        InputError: for shapes that do not fit together, or a clause without rows.
+    """
+
+    rows: tf.Tensor
+    thresholds: tf.Tensor
+    clauses: tuple[int, ...]
+
+    def __post_init__(self):
+        rows, thresholds = self.rows.shape, self.thresholds.shape
+        numbers = sorted(set(self.clauses))
+        is_valid = (
+            rows.rank == 3
+            and thresholds.rank == 2
+            and rows[1] == thresholds[1] == len(self.clauses) > 0
+            and numbers == list(range(len(numbers)))
+        )
+        if not is_valid:
+            raise InputError(
+                "An unsafe set has rows [batch, rows, outputs], thresholds [batch, "
+                "rows] and the clause of each row, numbered from 0. Received: rows "
+                f"{rows}, thresholds {thresholds}, clauses {self.clauses}"
+            )
+
+    @classmethod
+    def misclassified(cls, labels, num_classes: int, dtype=tf.float32) -> "UnsafeSet":
+        """Returns the outputs at which some other logit reaches the label's.
+
+        Args:
+            labels: integer class indices, `[batch]`.
+            num_classes: number of classes K; there are K - 1 clauses of one row.
+            dtype: type of the rows.
+
+        Raises:
+            InputError: as `margin_specification`.
+        """
+        rows = margin_specification(labels, num_classes, dtype)
+        thresholds = tf.zeros(tf.shape(rows)[:2], dtype)
+        thresholds = tf.ensure_shape(thresholds, rows.shape[:2])
+        return cls(rows, thresholds, tuple(range(num_classes - 1)))
+
+    @classmethod
+    def from_clauses(cls, clauses: Sequence, dtype=tf.float64) -> "UnsafeSet":
+        """Returns the set of one example from pairs (rows, thresholds), by clause.
+
+        Args:
+            clauses: of `[rows, outputs]` and `[rows]`, numbers.
+            dtype: type of the rows.
+        """
+        numbers = [i for i, (rows, _) in enumerate(clauses) for _ in rows]
+        rows = np.concatenate([np.asarray(rows, "float64") for rows, _ in clauses])
+        ends = np.concatenate([np.asarray(ends, "float64") for _, ends in clauses])
+        return cls(
+            tf.constant(rows[None], dtype), tf.constant(ends[None], dtype), (*numbers,)
+        )
+
+    @property
+    def num_clauses(self) -> int:
+        """How many clauses there are."""
+        return max(self.clauses) + 1
+
+    def cast(self, dtype) -> "UnsafeSet":
+        """Returns the set in another floating type."""
+        return dataclasses.replace(
+            self,
+            rows=tf.cast(self.rows, dtype),
+            thresholds=tf.cast(self.thresholds, dtype),
+        )
+
+    def gather(self, indices) -> "UnsafeSet":
+        """Returns the sets of some examples; a shared one stays shared."""
+        if self.rows.shape[0] == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            rows=tf.gather(self.rows, indices),
+            thresholds=tf.gather(self.thresholds, indices),
+        )
+
+    def row_margins(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns `<row, y> - threshold` at outputs, `[batch, rows]`."""
+        return tf.linalg.matvec(self.rows, outputs) - self.thresholds
+
+    def clause_margins(self, row_margins: tf.Tensor) -> tf.Tensor:
+        """Returns the greatest margin in each clause, `[batch, clauses]`.
+
+        Of lower bounds of the rows' margins these are lower bounds too, and a clause is
+        excluded where its own is above 0.
+        """
+        member = np.asarray(self.clauses) == np.arange(self.num_clauses)[:, None]
+        lowest = tf.constant(-np.inf, row_margins.dtype)
+        return tf.reduce_max(tf.where(member, row_margins[:, None], lowest), -1)
+
+    def margin(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns the least margin of a clause, `[batch]`: unsafe unless above 0."""
+        return tf.reduce_min(self.clause_margins(self.row_margins(outputs)), -1)
+
+    def __tf_flatten__(self):  # Lets tf.function and loops carry it.
+        return (self.clauses,), (self.rows, self.thresholds)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata, components):
+        unsafe = cls.__new__(cls)
+        for name, value in zip(
+            ("clauses", "rows", "thresholds"), (*metadata, *components), strict=True
+        ):
+            object.__setattr__(unsafe, name, value)
+        return unsafe
