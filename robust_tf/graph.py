@@ -12,6 +12,7 @@ from robust_tf.errors import InputError
 from robust_tf.layers.base import BoundLayer
 from robust_tf.layers.base import KernelLayer
 from robust_tf.layers.normalization import Moments
+from robust_tf.rounding import Rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +31,23 @@ class Choices:
     Attributes:
         relaxation: lower slope of unstable neurons, one of `layers.activations.
             RELAXATIONS`.
-        lower_slopes: slopes of single layers by name, instead of `relaxation`.
+        lower_slopes: slopes of single layers by name, instead of `relaxation`:
+            `[batch, *shape]`, or `[batch, rows, *shape]` with slopes of their own for
+            each row.
         moments: statistics of the clean batch by layer name; where a
             BatchNormalization is missing, its moving statistics are used.
+        multipliers: of constraints `s * z >= 0` on the values of an edge, by its
+            number: `s` times a number of at least 0, `[batch or 1, rows or 1, *shape]`.
+            Backward passes then bound rows over the part of the region where they hold
+            (beta-CROWN, arXiv:2103.06624, section 3.1); windows leave them out.
+        rounding: ledger of a pass that accounts for its own rounding errors.
     """
 
     relaxation: str = "adaptive"
     lower_slopes: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
     moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict)
+    multipliers: Mapping[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+    rounding: Rounding | None = None
 
     def for_interval(self, layer: BoundLayer) -> dict:
         """Keyword arguments for `propagate_interval`."""
@@ -249,11 +259,12 @@ class BoundGraph:
             known: bounds of edges that are used instead of the rule's.
         """
         bounds, known = {0: box}, known or {}
+        is_folded = not tf.executing_eagerly() and choices.rounding is None
         for node in self.nodes:
             before = self._convolution_before(node)
             if node.output in known:
                 bounds[node.output] = known[node.output]
-            elif before is None or before.output in known or tf.executing_eagerly():
+            elif before is None or before.output in known or not is_folded:
                 bounds[node.output] = self.interval_after(node, bounds, choices)
             else:  # What nothing reads of the convolution's own bound, a graph drops.
                 (source,) = before.inputs
@@ -265,12 +276,17 @@ class BoundGraph:
 
     def interval_after(self, node, bounds, choices) -> IntervalBound:
         """Applies one node's interval rule."""
-        inputs = (bounds[edge] for edge in node.inputs)
-        return node.layer.propagate_interval(
+        inputs = [bounds[edge] for edge in node.inputs]
+        interval = node.layer.propagate_interval(
             *inputs, **choices.for_interval(node.layer)
         )
+        if choices.rounding is None:
+            return interval
+        return choices.rounding.widen(node.layer, node.output, inputs, interval)
 
-    def propagate_backward(self, coefficients, edge, bounds, choices, until=(0,)):
+    def propagate_backward(
+        self, coefficients, edge, bounds, choices, until=(0,), trace=None
+    ):
         """Pulls `[batch or 1, rows, *shape]` on an edge back to earlier edges.
 
         Args:
@@ -279,6 +295,7 @@ class BoundGraph:
             bounds: intervals of the edges before it, by number.
             choices: what the rules ask for.
             until: edges at which to stop; all paths must end there.
+            trace: filled with the coefficients on each edge, by number.
 
         Returns:
             Coefficients by edge of `until`, and the constant of each row, so that
@@ -290,6 +307,12 @@ class BoundGraph:
             if number not in pending:
                 continue  # Feeds nothing that is being bounded.
             rows = pending.pop(number)
+            if number in choices.multipliers:
+                rows -= choices.multipliers[number]
+            if choices.rounding is not None:
+                offset -= choices.rounding.cost(number, rows)
+            if trace is not None:
+                trace[number] = rows
             if number in until:
                 reached[number] = rows
                 continue

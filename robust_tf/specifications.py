@@ -59,7 +59,7 @@ def checked_labels(labels, num_classes: int) -> tf.Tensor:
 class UnsafeSet:
     """Outputs `y` that must not occur: a union of clauses, each of half-spaces.
 
-    A clause holds where `<row, y> <= threshold` for all of its rows, so a tie is unsafe.
+    A clause holds where `<row, y> <= threshold` for all of its rows; a tie is unsafe.
     It is excluded as soon as one of its rows is proved above its threshold everywhere;
     the set is, once every clause is.
 

@@ -18,7 +18,8 @@ RANKS = (
     ("architectures", "graph"),
     ("layers", "specifications"),
     ("regions",),
-    ("bounds", "replicas"),
+    ("replicas", "rounding"),
+    ("bounds",),
     ("files",),
     ("errors",),
 )

@@ -1,5 +1,6 @@
 """Bounds of single edges by backward passes, row by row or window by window."""
 
+import dataclasses
 import math
 
 import tensorflow as tf
@@ -45,7 +46,7 @@ def backward_interval(
     edge: int,
     region: Region,
     bounds: dict[int, IntervalBound],
-    choices: Choices,
+    choices: Choices | tuple[Choices, Choices],
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
 ) -> IntervalBound:
     """Bounds every neuron of an edge by a backward pass of its own.
@@ -59,7 +60,7 @@ def backward_interval(
         edge: number of the edge.
         region: the input set.
         bounds: intervals of the edges before it.
-        choices: what the rules ask for.
+        choices: what the rules ask for; or a pair, for the lower and the upper ends.
         memory_budget_mb: for the coefficients of one chunk, in MiB.
 
     Returns:
@@ -81,28 +82,42 @@ class _Rows:
 
     def __init__(self, graph, edge, region, bounds, choices, windows):
         self.graph, self.edge, self.region = graph, edge, region
-        self.bounds, self.choices, self.windows = bounds, choices, windows
-        self.is_affine = edge in graph.affine_edges()
+        self.bounds, self.windows = bounds, windows
+        is_pair = isinstance(choices, tuple)
+        self.choices = choices if is_pair else (choices,)
+        # Of affine edges one form serves both ends, where rounding does not count.
+        is_affine = edge in graph.affine_edges() and not is_pair
+        self.is_affine = is_affine and choices.rounding is None
         self.batch = region.shape[0] or tf.shape(region.box.lower)[0]
 
-    def _units(self, start, size, count, shape):
-        """Rows `start` to `start + size` of an identity; with their negations.
-
-        Of affine edges one form serves both ends.
-        """
+    def _bound(self, start, size, count, shape, region):
+        """Ends of rows `start` to `start + size`, `[batch, rows]` each."""
         index = start + tf.range(size)
         units = tf.one_hot(index, count, dtype=self.region.dtype)
+        if len(self.choices) == 2:
+            signed = (units, -units)
+            ends = (
+                region.minimum(
+                    self._pull_back(tf.reshape(rows, [1, -1, *shape]), choices)
+                )
+                for rows, choices in zip(signed, self._chosen(start, size), strict=True)
+            )
+            lower, negated = ends
+            return lower, -negated
         if not self.is_affine:
             units = tf.concat([units, -units], 0)
-        return tf.reshape(units, [1, -1, *shape])
-
-    def _ends(self, form, region):
-        """Lower and upper ends, `[batch, rows]` each, from a form over the input."""
+        units = tf.reshape(units, [1, -1, *shape])
+        form = self._pull_back(units, *self.choices)
         if not self.is_affine:
             lower, negated = tf.split(region.minimum(form), 2, -1)
             return lower, -negated
         negation = LinearForm(-form.coefficients, -form.offset)
         return region.minimum(form), -region.minimum(negation)
+
+    def _chosen(self, start, size):
+        """The choices of both ends, for a part of the rows."""
+        del start, size
+        return self.choices
 
 
 class _DenseRows(_Rows):
@@ -119,11 +134,30 @@ class _DenseRows(_Rows):
 
     def bound(self, start, size):
         shape = self.graph.shapes[self.edge]
-        rows = self._units(start, size, self.count, shape)
+        return self._bound(start, size, self.count, shape, self.region)
+
+    def _pull_back(self, rows, choices) -> LinearForm:
         reached, offset = self.graph.propagate_backward(
-            rows, self.edge, self.bounds, self.choices
+            rows, self.edge, self.bounds, choices
         )
-        return self._ends(LinearForm(reached[0], offset), self.region)
+        return LinearForm(reached[0], offset)
+
+    def _chosen(self, start, size):
+        ranks = {
+            node.layer.name: len(self.graph.shapes[node.output]) + 2
+            for node in self.graph.nodes
+        }
+        index = tf.minimum(start + tf.range(size), self.count - 1)  # Last chunk: less.
+        parts = []
+        for choices in self.choices:
+            slopes = {
+                name: tf.gather(slope, index, axis=1)
+                if slope.shape.rank == ranks[name]
+                else slope
+                for name, slope in choices.lower_slopes.items()
+            }
+            parts.append(dataclasses.replace(choices, lower_slopes=slopes))
+        return parts
 
 
 class _WindowRows(_Rows):
@@ -144,9 +178,8 @@ class _WindowRows(_Rows):
 
     def bound(self, start, size):
         channels = self.graph.shapes[self.edge][-1]
-        rows = self._units(start, size, channels, (1, 1, channels))
-        form = self._pull_back(rows)
-        lower, upper = self._ends(form, self.region.map(self._view(0).gather))
+        region = self.region.map(self._view(0).gather)
+        lower, upper = self._bound(start, size, channels, (1, 1, channels), region)
         return tuple(self._by_neuron(ends) for ends in (lower, upper))
 
     def _by_neuron(self, ends):
@@ -159,7 +192,7 @@ class _WindowRows(_Rows):
         image = self.graph.shapes[edge][:2]
         return WindowView(self.windows[edge], positions, image, self.batch)
 
-    def _pull_back(self, rows) -> LinearForm:
+    def _pull_back(self, rows, choices) -> LinearForm:
         offset = tf.zeros([1, 1], rows.dtype)
         # Coefficients by edge, and whether they are 0 in the padding.
         pending = {self.edge: (rows, True)}
@@ -171,11 +204,13 @@ class _WindowRows(_Rows):
             clears = isinstance(node.layer, ElementwiseLayer)
             if not is_clear and not clears:
                 coefficients = view.clear(coefficients)
+            if choices.rounding is not None:
+                offset -= choices.rounding.cost(number, coefficients, view.gather)
             pulled, constant = node.layer.propagate_window_backward(
                 coefficients,
                 view,
                 *(self.bounds[source] for source in node.inputs),
-                **self.choices.for_backward(node.layer),
+                **choices.for_backward(node.layer),
             )
             offset += constant
             befores = self._windows_before(node, view.window)
@@ -188,6 +223,9 @@ class _WindowRows(_Rows):
                     part, is_clear = part + other, is_clear and other_is_clear
                 pending[source] = part, is_clear
         coefficients, is_clear = pending[0]
+        if choices.rounding is not None:
+            gather = self._view(0).gather
+            offset -= choices.rounding.cost(0, coefficients, gather)
         if not (is_clear or self.region.is_box):  # Boxes have no width outside.
             coefficients = self._view(0).clear(coefficients)
         return LinearForm(coefficients, offset)

@@ -1,5 +1,7 @@
 """CROWN-IBP (arXiv:1906.06316) and CROWN (arXiv:1811.00866)."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
@@ -43,6 +45,8 @@ def crown_bounds(
     choices: tuple[Choices, ...],
     intersect: bool = True,
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
+    known: Mapping[int, IntervalBound] | None = None,
+    by_edge: Mapping[int, tuple[Choices, Choices]] | None = None,
 ) -> dict[int, IntervalBound]:
     """Returns the bound on every edge, keyed by edge number.
 
@@ -55,35 +59,45 @@ def crown_bounds(
         choices: one set of choices, or several, whose bounds are intersected.
         intersect: whether bounds are intersected with those of the interval rule.
         memory_budget_mb: for the coefficients of one chunk of rows, in MiB.
+        known: valid bounds of some edges, to intersect with.
+        by_edge: choices for the lower and for the upper ends of single edges, instead.
     """
+    known, by_edge = known or {}, by_edge or {}
     bounds = interval_bounds(graph, region, choices[0], memory_budget_mb)
-    affine, relaxed = graph.affine_edges(), _relaxed_edges(graph)
+    affine, searched = graph.affine_edges(), searched_edges(graph)
     for node in graph.nodes:
         edge = node.output
         if edge in affine and not region.is_box:
             continue  # Already exact over the ball.
         interval = graph.interval_after(node, bounds, choices[0])
-        if edge in relaxed and not _is_exact(graph, edge, affine):
+        if edge in searched:
             backward = [
                 backward_interval(graph, edge, region, bounds, one, memory_budget_mb)
-                for one in choices
+                for one in ((by_edge[edge],) if edge in by_edge else choices)
             ]
             candidates = [interval, *backward] if intersect else backward
             interval = candidates[0]
             for other in candidates[1:]:
                 interval = interval.intersect(other)
+        if edge in known:
+            interval = interval.intersect(known[edge])
         bounds[edge] = interval
     return bounds
 
 
-def _relaxed_edges(graph) -> set[int]:
-    """Edges from an affine layer to one whose rule reads bounds."""
+def searched_edges(graph: BoundGraph) -> list[int]:
+    """Returns the edges that get backward passes of their own, ascending.
+
+    From an affine layer to one whose rule reads bounds; without those that are one
+    affine map of the input's box, for which the interval rule is exact.
+    """
+    affine = graph.affine_edges()
     relaxed = {
         edge for node in graph.nodes if not node.layer.is_affine for edge in node.inputs
     }
-    return {edge for edge in relaxed if edge and graph.producer(edge).layer.is_affine}
-
-
-def _is_exact(graph, edge, affine) -> bool:
-    """Whether the interval rule is exact: one affine map of the input's box."""
-    return edge in affine and set(graph.producer(edge).inputs) == {0}
+    return [
+        edge
+        for edge in sorted(relaxed - {0})
+        if graph.producer(edge).layer.is_affine
+        and not (edge in affine and set(graph.producer(edge).inputs) == {0})
+    ]
