@@ -18,6 +18,8 @@ _TAKES_ONE = {
     "one-lb": lambda share: share > 0.0,
 }
 _GUARD = 1e-8
+# More than exponentials, logarithms and their kin err by, of inputs and values.
+_FUNCTION_ERROR = {tf.float32: 2.0**-18, tf.float64: 2.0**-40}
 _BISECTIONS = 12
 
 
@@ -33,8 +35,27 @@ class _TwoPieces(ElementwiseLayer):
 
     has_lower_slope = True
 
-    def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
-        return IntervalBound(self._activate(inputs.lower), self._activate(inputs.upper))
+    @property
+    def least_slope(self) -> float:
+        """The least lower slope that is valid everywhere."""
+        return self._leak
+
+    def propagate_interval(
+        self, inputs: IntervalBound, unstable_share: float = 1.0
+    ) -> IntervalBound:
+        """Bounds the output.
+
+        Args:
+            inputs: bounds on the input, `[batch, *shape]`.
+            unstable_share: what the upper bounds of unstable neurons are multiplied by.
+                Below 1 the result is no bound: a device of training
+                (`objectives.shrinking`).
+        """
+        upper = inputs.upper
+        if unstable_share != 1.0:
+            is_unstable = (inputs.lower < 0.0) & (upper > 0.0)
+            upper = tf.where(is_unstable, unstable_share * upper, upper)
+        return IntervalBound(self._activate(inputs.lower), self._activate(upper))
 
     def relax(self, inputs, relaxation="adaptive", lower_slope=None):
         leak = self._leak
@@ -56,6 +77,10 @@ class _TwoPieces(ElementwiseLayer):
                 f"`relaxation` must be one of {RELAXATIONS}. Received: {relaxation!r}"
             )
         return Relaxation(lower, None, chord, intercept)
+
+    def terms(self, input_shapes):
+        del input_shapes
+        return 1 if self._leak else 0
 
     def _given(self, inputs, chord, lower_slope):
         """The given slopes of unstable neurons, those of the function elsewhere."""
@@ -117,6 +142,9 @@ class _Smooth(ElementwiseLayer):
 
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
         return IntervalBound(self._value(inputs.lower), self._value(inputs.upper))
+
+    def function_error(self, dtype):
+        return _FUNCTION_ERROR[dtype]
 
     def relax(self, inputs):
         low, high = inputs.lower, inputs.upper

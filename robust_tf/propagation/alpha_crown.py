@@ -148,7 +148,9 @@ class AlphaCrown:
                 found = backward_interval(
                     graph, edge, region, bounds, pair, self.memory_budget_mb
                 )
-                flat = (tf.reshape(end, [-1, _size(graph, edge)]) for end in _ends(found))
+                flat = (
+                    tf.reshape(end, [-1, _size(graph, edge)]) for end in _ends(found)
+                )
                 return tf.concat(list(flat), -1), []
 
             best, values, _ = self.ascent.maximise(evaluate, parameters)

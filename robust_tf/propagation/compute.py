@@ -130,7 +130,7 @@ def _query(
 ) -> _Query:
     _check_name("method", method, METHODS)
     _check_name("relaxation", relaxation, (*RELAXATIONS, "best"))
-    _check_region(graph, region)
+    checked_region(graph, region)
     _check_weights(graph)
     if memory_budget_mb is None:
         memory_budget_mb = DEFAULT_MEMORY_BUDGET_MB
@@ -157,7 +157,8 @@ def _check_name(what, name, known):
         raise InputError(f"`{what}` must be one of {known}. Received: {name!r}")
 
 
-def _check_region(graph, region):
+def checked_region(graph: BoundGraph, region: Region) -> None:
+    """Says what is wrong where a region does not fit a classifier."""
     if not isinstance(region, Region):
         raise InputError(
             "`region` must be an `LpBall` or a `Box`. Received: "

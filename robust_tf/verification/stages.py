@@ -1,0 +1,173 @@
+"""The stages of the ladder: each sees what earlier ones left open."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from robust_tf.attacks.pgd import PGD
+from robust_tf.attacks.projections import center_of
+from robust_tf.propagation.alpha_crown import AlphaCrown
+from robust_tf.propagation.ascent import Ascent
+from robust_tf.verification.prover import SEARCHING
+from robust_tf.verification.task import Task
+
+
+class Stage:
+    """One method of deciding examples.
+
+    Attributes:
+        name: in results, as `method`.
+        is_batched: works on several examples at once.
+    """
+
+    name = ""
+    is_batched = True
+
+    def applies(self, task: Task) -> bool:
+        """Whether the stage can do anything for the classifier of a task."""
+        del task
+        return True
+
+    def run(self, task: Task, indices: Sequence[int]) -> None:
+        """Works on examples that are open; enters what it finds into the task.
+
+        Args:
+            task: the batch.
+            indices: which of its examples; one alone unless `is_batched`.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Clean(Stage):
+    """Runs the centre of each region."""
+
+    name = "clean"
+
+    def run(self, task, indices):
+        centers = center_of(task.region(indices)).numpy()
+        predictions = task.replay.outputs(centers).argmax(-1)
+        for index, center, prediction in zip(
+            indices, centers, predictions, strict=True
+        ):
+            task.predictions[index] = int(prediction)
+            task.suspect(index, center, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack(Stage):
+    """Searches counterexamples by gradients.
+
+    Attributes:
+        attack: such as `PGD`. It sees a classifier with one class for each clause, and
+            one, the label, for none of them.
+        name: in results.
+    """
+
+    attack: Callable = PGD(steps=100, restarts=5)  # noqa: RUF009
+    name: str = "attack"
+
+    def run(self, task, indices):
+        points = attack_points(
+            task, self.attack, task.region(indices), task.unsafe(indices), indices[0]
+        )
+        for index, point in zip(indices, points, strict=True):
+            task.suspect(index, point, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval(Stage):
+    """Interval bound propagation, the last layer merged with the rows."""
+
+    name = "ibp"
+
+    def run(self, task, indices):
+        margins, bounds, charges = task.prover.interval(
+            task.region(indices), task.unsafe(indices)
+        )
+        task.keep("bounds", indices, (bounds, charges))
+        task.prove(indices, margins, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrownIbp(Stage):
+    """One backward pass over the intervals."""
+
+    name = "crown-ibp"
+
+    def run(self, task, indices):
+        bounds, charges = intervals(task, indices)
+        region, unsafe = task.region(indices), task.unsafe(indices)
+        margins = task.prover.crown_ibp(region, unsafe, bounds, charges)
+        task.prove(indices, margins, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crown(Stage):
+    """Backward passes for all intermediate bounds too."""
+
+    name = "crown"
+
+    def run(self, task, indices):
+        bounds, _ = intervals(task, indices)
+        margins, bounds, charges = task.prover.crown(
+            task.region(indices), task.unsafe(indices), bounds
+        )
+        task.keep("bounds", indices, (bounds, charges))
+        task.prove(indices, margins, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaCrownStage(Stage):
+    """Lower slopes searched in float32, and what they prove in float64.
+
+    Attributes:
+        search: for the slopes.
+    """
+
+    search: AlphaCrown = AlphaCrown(ascent=Ascent(iterations=30))  # noqa: RUF009
+    name = "alpha-crown"
+
+    def applies(self, task):
+        return task.prover.neurons.total > 0
+
+    def run(self, task, indices):
+        bounds, charges = intervals(task, indices)
+        region, unsafe = task.region(indices), task.unsafe(indices)
+        slopes = task.prover.search(self.search, region, unsafe, bounds)
+        margins, bounds, charges = task.prover.by_slopes(
+            region, unsafe, bounds, charges, slopes
+        )
+        task.keep("bounds", indices, (bounds, charges))
+        task.keep("slopes", indices, slopes.rows)
+        task.prove(indices, margins, self.name)
+
+
+def intervals(task: Task, indices):
+    """Returns the best intervals and charges so far; by IBP where there are none."""
+    kept = task.kept("bounds", indices)
+    if kept is None:
+        Interval().run(task, indices)
+        kept = task.kept("bounds", indices)
+    return kept
+
+
+def attack_points(task, attack, region, unsafe, number: int) -> np.ndarray:
+    """Returns the worst points that an attack found, float64, `[batch, *shape]`.
+
+    Args:
+        task: whose classifier is attacked.
+        attack: such as `PGD`.
+        region: float64.
+        unsafe: float64, rows with a batch axis.
+        number: with the task's seed, the seed of the attack.
+    """
+    region, unsafe = tf.nest.map_structure(
+        lambda tensor: tf.cast(tensor, SEARCHING), (region, unsafe)
+    )
+    seed = tf.constant([task.seed, number])
+    points = task.prover.attacked(attack, region, unsafe, seed)
+    return points.numpy().astype("float64")
