@@ -112,7 +112,12 @@ class PGD:
             )
 
     def __call__(
-        self, logits_fn: Callable, region: Region, labels: tf.Tensor, seed: tf.Tensor
+        self,
+        logits_fn: Callable,
+        region: Region,
+        labels: tf.Tensor,
+        seed: tf.Tensor,
+        start: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns the point that is kept for each example, `[batch, *shape]`.
 
@@ -127,13 +132,16 @@ class PGD:
             labels: integer class indices, `[batch]`.
             seed: two integers, `[2]`; they and the place in the batch decide the random
                 points. (XLA draws others than TensorFlow's own kernels do.)
+            start: points of the region, `[batch, *shape]`, at which the first run
+                begins instead; further ones begin at random all the same.
 
         Raises:
             InputError: for seeds, labels or logits of the wrong shape or type.
         """
         seed = _checked_seed(seed)
         if self.keep != "best":
-            return tf.stop_gradient(self._single_run(logits_fn, region, labels, seed))
+            begin = self._start(region, seed, 0, start)
+            return tf.stop_gradient(self._single_run(logits_fn, region, labels, begin))
         center = center_of(region)
         logits = logits_fn(center)
         labels = _checked_batch(labels, logits, center)
@@ -143,10 +151,10 @@ class PGD:
             return margins_of(logits, labels)
 
         def run(index, best, best_margin):
-            start = self._start(region, seed, index)
+            begin = self._start(region, seed, index, start)
             increase = self._increase(labels, index % others)
             climb = self._climb(logits_fn, region, increase, margin)
-            return index + 1, *climb(start, best, best_margin)
+            return index + 1, *climb(begin, best, best_margin)
 
         _, best, _ = tf.while_loop(
             lambda index, *_: index < self.restarts * others,
@@ -155,9 +163,8 @@ class PGD:
         )
         return tf.stop_gradient(best)
 
-    def _single_run(self, logits_fn, region, labels, seed):
+    def _single_run(self, logits_fn, region, labels, start):
         """Where one run ends, or the best of its iterates."""
-        start = self._start(region, seed, 0)
 
         def increase(logits):
             checked = _checked_batch(labels, logits, start)
@@ -185,10 +192,11 @@ class PGD:
             lambda index, _: index < self.steps, step, (tf.constant(0), start)
         )[1]
 
-    def _start(self, region, seed, index):
+    def _start(self, region, seed, index, given):
         if not self.random_start:
-            return center_of(region)
-        return random_points(region, tf.random.fold_in(seed, index, alg="philox"))
+            return center_of(region) if given is None else given
+        points = random_points(region, tf.random.fold_in(seed, index, alg="philox"))
+        return points if given is None else tf.where(index == 0, given, points)
 
     def _increase(self, labels, slot):
         """What a run increases, as a function from logits to `[batch]`."""

@@ -131,7 +131,7 @@ class AlphaCrown:
         margins, values, further = self.ascent.maximise(evaluate, parameters, target)
         if edges:
             tighter = dict(zip(edges, _intervals(further), strict=True))
-            bounds = _completed(graph, region, bounds, tighter)
+            bounds = _completed(graph, bounds, tighter)
             by_edge = dict(_pairs(edges, values[1:]))
         return margins, bounds, Slopes(values[0], by_edge)
 
@@ -158,7 +158,7 @@ class AlphaCrown:
             (interval,) = _intervals(tf.split(best, 2, -1))
             shape = [-1, *graph.shapes[edge]]
             tighter[edge] = interval.map(functools.partial(tf.reshape, shape=shape))
-            bounds = _completed(graph, region, bounds, tighter)
+            bounds = _completed(graph, bounds, tighter)
         return bounds, slopes
 
     def _of_edge(self, graph, edge, bounds, region) -> list[Parameter]:
@@ -212,15 +212,14 @@ def _choices_of(graph, edge, slopes, rounding=None) -> tuple[Choices, Choices]:
     return lower, upper
 
 
-def _completed(graph, region, bounds, tighter):
+def _completed(graph, bounds, tighter):
     """Bounds of all edges that follow from tighter ones of some."""
-    known = dict(tighter)
     completed = {0: bounds[0]}
     for node in graph.nodes:
         edge = node.output
         interval = graph.interval_after(node, completed, Choices())
         interval = interval.intersect(bounds[edge])
-        completed[edge] = interval.intersect(known.get(edge, interval))
+        completed[edge] = interval.intersect(tighter.get(edge, interval))
     return completed
 
 

@@ -85,7 +85,7 @@ class Neurons:
         return tf.concat(parts, 0)
 
     def adaptive(self, bounds: dict[int, IntervalBound]) -> tf.Tensor:
-        """Returns CROWN's slopes, `[batch, total]`: 1 where `u > -l`, else the least."""
+        """Returns slopes of 1 where `u > -l`, else the least, `[batch, total]`."""
         interval = self.interval(bounds)
         least = self.least(interval.dtype)
         return tf.where(interval.upper > -interval.lower, tf.ones_like(least), least)

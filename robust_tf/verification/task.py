@@ -69,7 +69,7 @@ class Task:
         seed: of all that is random.
 
     Attributes:
-        lower: best proved margins of the rows, `[batch, rows]`.
+        lower: best proved margins of the clauses, `[batch, clauses]`.
         upper: least margin seen at a point, `[batch]`.
         results: what is decided; None where nothing is yet.
     """
@@ -85,8 +85,8 @@ class Task:
     ):
         self.prover, self.replay, self.clock, self.seed = prover, replay, clock, seed
         self._region, self._unsafe = region, unsafe
-        count, rows = unsafe.rows.shape[:2]
-        self.lower = np.full([count, rows], -np.inf)
+        count = unsafe.rows.shape[0]
+        self.lower = np.full([count, unsafe.num_clauses], -np.inf)
         self.upper = np.full([count], np.inf)
         self.predictions: list[int | None] = [None] * count
         self.results: list[VerificationResult | None] = [None] * count
@@ -123,23 +123,29 @@ class Task:
 
     def open_clauses(self, index: int) -> np.ndarray:
         """Clauses of an example that are not excluded yet."""
-        return np.flatnonzero(
-            ~(self._clause_margins(self.lower[index : index + 1])[0] > 0)
-        )
+        return np.flatnonzero(~(self.lower[index] > 0.0))
 
-    def prove(self, indices, margins, method: str, claim: Claim | None = None) -> None:
-        """Enters proved margins, `[examples, rows]`; decides what they exclude."""
-        margins = np.asarray(margins)
-        for index, row in zip(indices, margins, strict=True):
-            better = row > self.lower[index]  # False for NaN.
-            self.lower[index] = np.where(better, row, self.lower[index])
-            if not self.open_clauses(index).size and self.results[index] is None:
-                self._decide(index, Verdict.VERIFIED, method, claim=claim)
+    def prove(self, indices, margins, method: str) -> None:
+        """Enters proved margins of rows, `[examples, rows]`; decides what they show."""
+        margins = self._unsafe.clause_margins(tf.convert_to_tensor(margins)).numpy()
+        for index, clauses in zip(indices, margins, strict=True):
+            self.prove_clauses(index, clauses, method)
 
-    def prove_all(self, index: int, bound: float, method: str, claim=None) -> None:
-        """Enters that every clause is excluded, the least margin being `bound`."""
-        self.lower[index] = np.maximum(self.lower[index], bound)
-        self._decide(index, Verdict.VERIFIED, method, claim=claim)
+    def prove_clauses(
+        self, index: int, margins, method: str, claim: Claim | None = None
+    ) -> None:
+        """Enters proved margins of one example's clauses, `[clauses]`.
+
+        Args:
+            index: of the example.
+            margins: of what is proved; the example is verified once all are above 0.
+            method: what proved them.
+            claim: what that rests on; default: what the prover's bounds do.
+        """
+        is_better = margins > self.lower[index]  # False for NaN.
+        self.lower[index] = np.where(is_better, margins, self.lower[index])
+        if not self.open_clauses(index).size and self.results[index] is None:
+            self._decide(index, Verdict.VERIFIED, method, claim=claim)
 
     def suspect(self, index: int, point: np.ndarray, method: str) -> bool:
         """Runs a point again; decides if it is a counterexample.
@@ -171,28 +177,23 @@ class Task:
             reason = f"numeric: unsafe in float64 alone; {reason}"
         self._decide(index, verdict, None, reason=reason, counterexample=point)
 
-    def _clause_margins(self, margins):
-        unsafe = self._unsafe
-        return unsafe.clause_margins(tf.constant(margins)).numpy()
-
     def _check(self, index, found):
         """Real arithmetic at a point must not fall below what was proved of it."""
-        proved = self._clause_margins(self.lower[index : index + 1]).min()
+        proved = self.lower[index].min()
         if proved > found.exact + 1e-6 * (1.0 + abs(found.exact)):
             raise ContradictionError(
-                f"Example {index}: all margins were proved to be at least {proved:.9g}, "
-                f"and a point of the region gives {found.exact:.9g}. One of the two is "
+                f"Example {index}: margins were proved to be at least {proved:.9g}; "
+                f"a point of the region gives {found.exact:.9g}. One of the two is "
                 "wrong; nothing is reported."
             )
 
     def _decide(self, index, verdict, method, **evidence):
         if verdict == Verdict.VERIFIED and evidence.get("claim") is None:
             evidence["claim"] = self.prover.claim
-        least = self._clause_margins(self.lower[index : index + 1]).min()
         self.results[index] = VerificationResult(
             verdict,
             method,
-            lower_bound=float(least),
+            lower_bound=float(self.lower[index].min()),
             upper_bound=float(self.upper[index]),
             prediction=self.predictions[index],
             domains=self.domains[index],

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -193,6 +192,4 @@ def verify(
 def counts(results: Sequence[VerificationResult]) -> dict[str, int]:
     """Returns how many results each verdict has."""
     found = [result.verdict for result in results]
-    return {
-        verdict.value: int(np.sum([f == verdict for f in found])) for verdict in Verdict
-    }
+    return {verdict.value: found.count(verdict) for verdict in Verdict}
