@@ -55,11 +55,17 @@ class Prover:
         self._single = Compiled(self._single_pass)
         self._crown = Compiled(self._crown_passes)
         self._by_slopes = Compiled(self._passes_by_slopes)
-        self._searches, self._attacks = {}, {}
+        self._searches, self._attacks, self._made = {}, {}, {}
 
     def rounding(self, charges: Charges | None = None) -> Rounding:
         """Returns the ledger of a pass, for bounds that hold by the claim."""
         return Rounding(charges, self.claim == Claim.EXECUTED)
+
+    def once(self, key, make):
+        """Returns what `make()` made when it was first asked for under a key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def interval(self, region: Region, unsafe: UnsafeSet):
         """IBP: returns margins, intervals and charges."""

@@ -1,0 +1,390 @@
+"""Branch and bound over the signs of neurons (arXiv:2103.06624)."""
+
+import dataclasses
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from robust_tf.attacks.pgd import PGD
+from robust_tf.errors import InputError
+from robust_tf.propagation.ascent import Ascent
+from robust_tf.specifications import UnsafeSet
+from robust_tf.verification.branching import Branching
+from robust_tf.verification.domains import DomainPool
+from robust_tf.verification.domains import Domains
+from robust_tf.verification.leaves import Leaves
+from robust_tf.verification.stages import Stage
+from robust_tf.verification.stages import attack_points
+from robust_tf.verification.stages import intervals
+from robust_tf.verification.subproblems import Subproblems
+from robust_tf.verification.task import Task
+
+_ATTACK = PGD(steps=20, restarts=1)
+# A round is not begun where less than this many times the last one's time is left.
+_LAST_ROUND = 1.1
+_PATIENCE_ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchAndBound(Stage):
+    """Splits neurons until every part of the region is decided.
+
+    Complete for piecewise linear activations; intermediate bounds are those of the
+    root. A domain is dropped for a proof alone, in float64; a search that ran out of
+    room or of neurons to split leaves the example UNKNOWN.
+
+    Attributes:
+        batch_size: domains that are split in a round.
+        ascent: of slopes and multipliers, for each batch.
+        slope_rate: of its first step.
+        multiplier_rate: of its first step.
+        branching: which neuron is split.
+        max_domains: open ones at most; None: as memory allows.
+        memory_budget_mb: for open domains, in MiB.
+        is_depth_first: take the newest domains first, not the hardest.
+        attack: on the points where relaxations are least; None for those alone.
+        attack_every: rounds from one attack to the next.
+        attack_rounds: rounds after which no more attacks are made.
+        early_terminate: gives up where bounds grow too slowly for the deadline
+            (arXiv:2104.06718).
+        grows: more steps of the search where these pay more than more splits.
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    batch_size: int = 128
+    ascent: Ascent = Ascent(iterations=20)  # noqa: RUF009
+    slope_rate: float = 0.1
+    multiplier_rate: float = 0.05
+    branching: Branching = Branching()  # noqa: RUF009
+    max_domains: int | None = None
+    memory_budget_mb: float = 2048.0
+    is_depth_first: bool = False
+    attack: PGD | None = _ATTACK
+    attack_every: int = 10
+    attack_rounds: int | None = None
+    early_terminate: bool = False
+    name = "bab"
+    is_batched = False
+
+    def __post_init__(self):
+        rules = {
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "slope_rate": (self.slope_rate > 0.0, "above 0"),
+            "multiplier_rate": (self.multiplier_rate > 0.0, "above 0"),
+            "attack_every": (self.attack_every >= 1, "at least 1"),
+        }
+        for name, (is_met, rule) in rules.items():
+            if not is_met:
+                raise InputError(
+                    f"`{name}` must be {rule}. Received: {getattr(self, name)!r}"
+                )
+        DomainPool(self.memory_budget_mb, self.max_domains)  # Checks both.
+
+    def applies(self, task):
+        return task.prover.neurons.total > 0
+
+    def run(self, task, indices):
+        for index in indices:
+            subproblems = task.prover.once(
+                self,
+                lambda: Subproblems(
+                    task.prover,
+                    self.ascent,
+                    self.slope_rate,
+                    self.multiplier_rate,
+                    self.branching,
+                ),
+            )
+            _Search(self, task, index, subproblems).run()
+
+
+class _Search:
+    """The search on one example."""
+
+    def __init__(self, options: BranchAndBound, task: Task, index: int, subproblems):
+        self._options, self._task, self._index = options, task, index
+        self._subproblems = subproblems
+        self._neurons = task.prover.neurons
+        bounds, charges = intervals(task, [index])
+        self._root = task.region([index]), bounds, charges
+        self._unsafe = task.unsafe([index])
+        self._rows = _RowsOfClauses(self._unsafe)
+        interval = self._neurons.interval(bounds)
+        is_unstable = (interval.lower < 0.0) & (interval.upper > 0.0)
+        self._unstable = np.flatnonzero(is_unstable.numpy()[0])
+        self._slopes = self._first_slopes(bounds)
+        self._pool = DomainPool(
+            options.memory_budget_mb, options.max_domains, options.is_depth_first
+        )
+        self._leaves = Leaves(task, index, self._root, self._unsafe, self._unstable)
+        # Least margins of what is proved, by clause.
+        self._proved = np.full([self._unsafe.num_clauses], np.inf)
+        self._batch_size = options.batch_size
+        self._round, self._gain, self._worst = 0, 0.0, -np.inf
+        self._claim = None
+
+    def run(self):
+        task, index = self._task, self._index
+        self._open_roots()
+        last = 0.0
+        while len(self._pool) and task.results[index] is None:
+            remaining = task.clock.remaining(index)
+            if remaining < _LAST_ROUND * last or self._is_hopeless(remaining, last):
+                break
+            begun = time.monotonic()
+            self._step()
+            last = time.monotonic() - begun
+        if task.results[index] is None:
+            self._conclude()
+
+    def _open_roots(self):
+        clauses = self._task.open_clauses(self._index)
+        # Hard clauses first: of the lowest bounds.
+        lower = self._task.lower[self._index][clauses]
+        count, unstable = len(clauses), len(self._unstable)
+        roots = Domains(
+            lower=np.where(np.isfinite(lower), lower, -1e30),
+            clause=clauses,
+            signs=np.zeros([count, unstable], np.int8),
+            slopes=self._slopes[clauses],
+            multipliers=np.zeros([count, self._rows.width, unstable]),
+            candidates=np.zeros([count, 0], np.int32),
+            scores=np.zeros([count, 0], np.float32),
+        )
+        self._enter(self._decided(roots))
+
+    def _step(self):
+        """Splits a batch of domains, and bounds the halves."""
+        parents = self._pool.pop(self._batch_size)
+        try:
+            children = parents.split_all(self._chosen(parents))
+            found = self._bounded(children)
+        except tf.errors.ResourceExhaustedError:
+            if self._batch_size == 1:
+                raise
+            self._pool.push(parents)
+            self._batch_size //= 2
+            return
+        self._enter(found)
+        self._round += 1
+
+    def _chosen(self, parents) -> np.ndarray:
+        """Neurons to split, `[parents, count]`; several where there are few parents."""
+        if self._options.branching.is_filtered:
+            order = np.argsort(-self._filtered(parents), -1, kind="stable")
+        else:
+            order = np.argsort(-parents.scores, -1, kind="stable")
+        ranked = np.take_along_axis(parents.candidates, order, -1)
+        scores = np.take_along_axis(parents.scores, order, -1)
+        depth = self._depth(parents)
+        distinct = (
+            [
+                list(dict.fromkeys(row[score > 0.0].tolist()))[:depth]
+                for row, score in zip(ranked, scores, strict=True)
+            ]
+            if depth > 1
+            else [[]]
+        )
+        depth = min(map(len, distinct))
+        return np.asarray(distinct) if depth > 1 else ranked[:, :1]
+
+    def _depth(self, parents) -> int:
+        least = 0.1 * self._options.batch_size
+        return max(1, int(np.log2(max(least / max(len(parents), 1), 1.0))))
+
+    def _filtered(self, parents) -> np.ndarray:
+        """Candidates' worth: the bound of the worse half, by one quick pass."""
+        count = parents.candidates.shape[1]
+        expanded = parents.take(np.repeat(np.arange(len(parents)), count))
+        halves = expanded.split(parents.candidates.reshape(-1))
+        margins = self._subproblems.quick_margins(
+            self._root,
+            *self._rows.of(halves.clause),
+            self._whole(halves.signs),
+            self._whole(halves.slopes),
+        )
+        margins = margins.numpy().max(-1)
+        worse = margins.reshape(2, len(parents), count).min(0)
+        is_candidate = parents.scores > 0.0
+        gains = worse - parents.lower[:, None]
+        # Without a gain, the greatest score decides.
+        gains = np.where(gains > 1e-4, gains, 1e-9 * parents.scores)
+        return np.where(is_candidate, gains, -np.inf)
+
+    def _bounded(self, children) -> Domains:
+        """Searches slopes and multipliers, then decides."""
+        rows = self._rows.of(children.clause)
+        signs = self._whole(children.signs)
+        slopes, multipliers = self._subproblems.search(
+            self._root,
+            *rows,
+            signs,
+            self._whole(children.slopes),
+            self._whole(children.multipliers),
+            self._options.ascent.iterations,
+        )
+        found = dataclasses.replace(
+            children,
+            slopes=slopes.numpy()[..., self._unstable],
+            multipliers=multipliers.numpy()[..., self._unstable],
+        )
+        return self._decided(found)
+
+    def _decided(self, domains) -> Domains:
+        """Sound margins, new candidates; and a look at the least points."""
+        margins, points, candidates, scores = self._subproblems.decide(
+            self._root,
+            *self._rows.of(domains.clause),
+            self._whole(domains.signs),
+            self._whole(domains.slopes),
+            self._whole(domains.multipliers),
+        )
+        self._task.domains[self._index] += len(domains)
+        margins = margins.numpy().max(-1)
+        self._try(points.numpy(), margins)
+        return dataclasses.replace(
+            domains,
+            lower=np.fmax(domains.lower, margins),
+            candidates=self._compressed(candidates.numpy()),
+            scores=scores.numpy(),
+        )
+
+    def _enter(self, domains):
+        """Drops what is proved, keeps the rest; leaves are solved."""
+        if self._task.results[self._index] is not None:
+            return
+        is_proved = domains.lower > 0.0
+        np.minimum.at(self._proved, domains.clause[is_proved], domains.lower[is_proved])
+        rest = domains.take(~is_proved)
+        is_leaf = ~(rest.scores > 0.0).any(-1)
+        self._pool.push(rest.take(~is_leaf))
+        for leaf in np.flatnonzero(is_leaf):
+            clause = rest.clause[leaf]
+            bound, claim = self._leaves.solve(clause, rest.signs[leaf])
+            self._claim = claim or self._claim
+            self._proved[clause] = min(
+                self._proved[clause], max(bound, rest.lower[leaf])
+            )
+            if self._task.results[self._index] is not None:
+                return
+
+    def _try(self, points, margins):
+        """Runs the points where relaxations are least; now and then, attacks."""
+        task, index = self._task, self._index
+        outputs = tf.cast(task.replay.outputs(points), tf.float64)
+        seen = self._unsafe.margin(outputs).numpy()
+        best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
+        if not seen[best] > 0.0 and task.suspect(index, points[best], self.name):
+            return
+        task.upper[index] = min(task.upper[index], seen[best])
+        options = self._options
+        is_due = self._round % options.attack_every == 0
+        is_over = (
+            options.attack_rounds is not None and self._round >= options.attack_rounds
+        )
+        if options.attack is None or not is_due or is_over:
+            return
+        hardest = np.argsort(margins)[:10]
+        region, unsafe = (
+            tf.nest.map_structure(lambda part: _repeated(part, len(hardest)), one)
+            for one in (self._root[0], self._unsafe)
+        )
+        found = attack_points(
+            task, options.attack, region, unsafe, self._round, points[hardest]
+        )
+        outputs = tf.cast(task.replay.outputs(found), tf.float64)
+        seen = self._unsafe.margin(outputs).numpy()
+        best = int(np.argmin(seen))
+        task.upper[index] = min(task.upper[index], seen[best])
+        if not seen[best] > 0.0:
+            task.suspect(index, found[best], self.name)
+
+    @property
+    def name(self):
+        """Of the stage, for results."""
+        return self._options.name
+
+    def _conclude(self):
+        """Enters bounds of all clauses: of what is proved, open and lost."""
+        task, index = self._task, self._index
+        bounds = self._proved.copy()
+        if len(self._pool):
+            np.minimum.at(bounds, self._pool.clause, self._pool.lower)
+        if self._pool.dropped:
+            bounds = np.minimum(bounds, task.lower[index])
+            task.reasons[index] = "memory: domains found no room"
+        elif self._leaves.reason and not len(self._pool):
+            task.reasons[index] = self._leaves.reason
+        bounds[np.isinf(bounds) & (bounds > 0.0)] = np.nan  # Not looked at.
+        task.prove_clauses(index, bounds, self.name, self._claim)
+
+    def _is_hopeless(self, remaining, last) -> bool:
+        """Whether bounds grow too slowly to end in time."""
+        worst = float(self._pool.lower.min())
+        gain = worst - self._worst if np.isfinite(self._worst) else 0.0
+        self._gain = 0.5 * self._gain + 0.5 * max(gain, 0.0)
+        self._worst = worst
+        if not self._options.early_terminate or self._round < _PATIENCE_ROUNDS:
+            return False
+        rounds = -worst / max(self._gain, 1e-12)
+        rounds += len(self._pool) / self._options.batch_size
+        if rounds > remaining / max(last, 1e-6):
+            self._task.reasons[self._index] = "early termination"
+            return True
+        return False
+
+    def _first_slopes(self, bounds) -> np.ndarray:
+        """Slopes by clause, `[clauses, rows, unstable neurons]`."""
+        kept = self._task.kept("slopes", [self._index])
+        if kept is None:
+            start = self._neurons.adaptive(bounds)[:, None]
+            kept = tf.tile(start, [1, self._unsafe.rows.shape[1], 1])
+        return self._rows.by_clause(kept.numpy()[0][:, self._unstable])
+
+    def _whole(self, values) -> np.ndarray:
+        """Values of unstable neurons, among zeros for all others."""
+        whole = np.zeros([*values.shape[:-1], self._neurons.total], np.float32)
+        whole[..., self._unstable] = values
+        return whole
+
+    def _compressed(self, candidates) -> np.ndarray:
+        """Numbers among unstable neurons; what is none of them has no score."""
+        place = np.searchsorted(self._unstable, candidates)
+        return np.minimum(place, len(self._unstable) - 1).astype(np.int32)
+
+
+class _RowsOfClauses:
+    """Rows and thresholds of each clause, padded to one number of rows.
+
+    A row of padding has the margin -1 everywhere, so it proves nothing.
+    """
+
+    def __init__(self, unsafe: UnsafeSet):
+        clauses = np.asarray(unsafe.clauses)
+        members = [np.flatnonzero(clauses == c) for c in range(unsafe.num_clauses)]
+        self.width = max(map(len, members))
+        self._members = members
+        rows, ends = unsafe.rows.numpy()[0], unsafe.thresholds.numpy()[0]
+        self._rows = self.by_clause(rows)
+        self._ends = np.ones([len(members), self.width])
+        for clause, member in enumerate(members):
+            self._ends[clause, : len(member)] = ends[member]
+
+    def by_clause(self, values) -> np.ndarray:
+        """Returns `[rows, ...]` as `[clauses, rows of a clause, ...]`."""
+        shape = [len(self._members), self.width, *values.shape[1:]]
+        padded = np.zeros(shape, values.dtype)
+        for clause, member in enumerate(self._members):
+            padded[clause, : len(member)] = values[member]
+        return padded
+
+    def of(self, clauses) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and thresholds for the clause of each domain."""
+        return self._rows[clauses], self._ends[clauses]
+
+
+def _repeated(tensor, count):
+    return tf.repeat(tensor, count, 0) if tensor.shape.rank else tensor
