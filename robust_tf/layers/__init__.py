@@ -13,9 +13,11 @@ from robust_tf.layers.convert import supported_layers
 from robust_tf.layers.convolution import Conv1D
 from robust_tf.layers.convolution import Conv2D
 from robust_tf.layers.convolution import DepthwiseConv2D
+from robust_tf.layers.elementwise_affine import ElementwiseAffine
 from robust_tf.layers.normalization import BatchNormalization
 from robust_tf.layers.normalization import Normalization
 from robust_tf.layers.normalization import Rescaling
+from robust_tf.layers.padded_pooling import PaddedMaxPooling2D
 from robust_tf.layers.pooling import AveragePooling2D
 from robust_tf.layers.pooling import GlobalAveragePooling2D
 from robust_tf.layers.pooling import GlobalMaxPooling2D
@@ -43,12 +45,14 @@ __all__ = [
     "DepthwiseConv2D",
     "Dropout",
     "ELU",
+    "ElementwiseAffine",
     "Flatten",
     "GlobalAveragePooling2D",
     "GlobalMaxPooling2D",
     "LeakyReLU",
     "MaxPooling2D",
     "Normalization",
+    "PaddedMaxPooling2D",
     "Permute",
     "ReLU",
     "Rescaling",

@@ -1,6 +1,7 @@
 """The rules that every certifiable layer states."""
 
 import dataclasses
+import math
 
 import keras
 import tensorflow as tf
@@ -65,6 +66,36 @@ class BoundLayer:
             `<coefficients, f(z)> >= sum_i <returned_i, z_i> + constant`.
         """
         raise NotImplementedError(missing_rule(self, "propagate_linear_backward"))
+
+    def magnitude(self, *inputs: tf.Tensor) -> tf.Tensor:
+        """Bounds the sum of the magnitudes of all terms that make up an output.
+
+        What rounding costs is a share of it (`robust_tf.rounding`).
+
+        Args:
+            *inputs: bounds on the magnitude of each input, `[batch, *input_shape]`.
+
+        Returns:
+            `[batch, *output_shape]`.
+        """
+        symmetric = (
+            IntervalBound.from_center(tf.zeros_like(reach), reach) for reach in inputs
+        )
+        image = self.propagate_interval(*symmetric)
+        return tf.maximum(tf.abs(image.lower), tf.abs(image.upper))
+
+    def terms(self, input_shapes) -> int:
+        """Returns how many products one output sums up; 0 where nothing is rounded.
+
+        Args:
+            input_shapes: of all inputs, without the batch axis.
+        """
+        return sum(shape.num_elements() for shape in input_shapes)
+
+    def function_error(self, dtype) -> float:
+        """Returns the relative error that library functions of the layer may have."""
+        del dtype
+        return 0.0
 
     def window_before(self, window: Window, *input_shapes) -> tuple[Window, ...] | None:
         """Says which window of each input a window of the output depends on.
@@ -138,6 +169,15 @@ class ElementwiseLayer(BoundLayer):
         pulled, constant = self.relax(*inputs, **choices).pull_back(coefficients)
         return (pulled,), constant
 
+    def magnitude(self, *inputs):
+        total = super().magnitude(*inputs)
+        # The lines of a relaxation are sums of slopes times inputs and intercepts.
+        return total if self.is_affine else total + sum(inputs)
+
+    def terms(self, input_shapes) -> int:
+        del input_shapes
+        return 1
+
     def window_before(self, window, *input_shapes):
         return (window,) if len(input_shapes[0]) == 3 else None
 
@@ -163,6 +203,10 @@ class KernelLayer(BoundLayer):
 
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
         return self.bound_with(inputs, *self._weights(inputs.dtype))
+
+    def terms(self, input_shapes) -> int:
+        del input_shapes
+        return math.prod(self.kernel.shape[:-1]) + 1
 
     def folded(self, scale: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns kernel and bias of this layer and `scale * z + shift` after it.

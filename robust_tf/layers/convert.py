@@ -11,7 +11,9 @@ from robust_tf.errors import InputError
 from robust_tf.layers import activations
 from robust_tf.layers import affine
 from robust_tf.layers import convolution
+from robust_tf.layers import elementwise_affine
 from robust_tf.layers import normalization
+from robust_tf.layers import padded_pooling
 from robust_tf.layers import pooling
 from robust_tf.layers import structural
 from robust_tf.layers.base import BoundLayer
@@ -58,6 +60,11 @@ _COUNTERPARTS = {
     keras.layers.Subtract: (structural.Subtract, _EXACT),
     keras.layers.ZeroPadding2D: (structural.ZeroPadding2D, _EXACT),
 }
+# Layers of ours that Keras has no counterpart of.
+_OWN = {
+    elementwise_affine.ElementwiseAffine: f"constants of the whole shape; {_EXACT}",
+    padded_pooling.PaddedMaxPooling2D: "as MaxPooling2D, with explicit padding",
+}
 # `activation=` of a layer, and the layer `Activation`; None stands for the identity.
 _ACTIVATIONS = {
     keras.activations.elu: activations.ELU,
@@ -77,8 +84,12 @@ _ACTIVATION_NOTE = (
 
 
 def supported_layers() -> dict[str, str]:
-    """Returns one line on the bound rules of each Keras layer that has some."""
+    """Returns one line on the bound rules of each layer that has some.
+
+    By names of Keras layers, and of those of `robust_tf.layers` that Keras lacks.
+    """
     table = {kind.__name__: note for kind, (_, note) in _COUNTERPARTS.items()}
+    table |= {kind.__name__: note for kind, note in _OWN.items()}
     for kind in (activations.Sigmoid, activations.Softplus, activations.Tanh):
         table[f"Activation('{kind.__name__.lower()}')"] = f"{_RELAXED}: chord, tangent"
     table["Activation"] = _ACTIVATION_NOTE

@@ -97,6 +97,14 @@ class BatchNormalization(_ScaleAndShift, keras.layers.BatchNormalization):
         outputs, *moments = _normalize_fused(inputs, gamma, beta, float(self.epsilon))
         return outputs, Moments(*moments)
 
+    def magnitude(self, *inputs):
+        (reach,) = inputs
+        scale, _ = self.scale_and_shift(reach.dtype)
+        mean = weight(self.moving_mean, reach.dtype)
+        # The shift is a difference, whose parts may be far greater than itself.
+        total = (reach + tf.abs(mean)) * tf.abs(scale)
+        return total + tf.abs(weight(self.beta, reach.dtype)) if self.center else total
+
     def update_moving(self, moments: Moments, inputs: tf.Tensor):
         """Moves the moving statistics towards those of the batch of `inputs`."""
         count = count_replicas() * tf.size(inputs) // inputs.shape[-1]

@@ -42,6 +42,10 @@ class AveragePooling2D(_Pooling, keras.layers.AveragePooling2D):
 
     is_affine = True
 
+    def terms(self, input_shapes):
+        del input_shapes
+        return int(np.prod(self._pool))
+
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
         return IntervalBound.from_center(
             self._pool_by(tf.nn.avg_pool2d, inputs.center),
@@ -69,6 +73,10 @@ class _Maximum(BoundLayer):
     the maximum is at most `max(z_j, m)`, and that at most its chord over
     `[l_j, u_j]`; so where one entry always wins, both lines are exact.
     """
+
+    def terms(self, input_shapes):
+        del input_shapes
+        return 0
 
     def _relax(self, lower, upper):
         """Lines for groups on axis -2, `[..., entries, channels]`.
@@ -134,6 +142,10 @@ class GlobalAveragePooling2D(_Global, keras.layers.GlobalAveragePooling2D):
     """The mean over all positions, `[batch, channels]`. Exact."""
 
     is_affine = True
+
+    def terms(self, input_shapes):
+        ((height, width, _),) = input_shapes
+        return height * width
 
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
         return IntervalBound.from_center(

@@ -23,6 +23,10 @@ class _Rearrangement(BoundLayer):
             coefficients
         )
 
+    def terms(self, input_shapes):
+        del input_shapes
+        return 0
+
     def _backward(self, coefficients, input_shape):
         """By default: the same entries in the same order."""
         leading = leading_sizes(coefficients, 2)
@@ -122,6 +126,9 @@ class _Merge(BoundLayer):
         )
         return pulled, no_constant(coefficients)
 
+    def terms(self, input_shapes):
+        return len(input_shapes)
+
     def window_before(self, window, *input_shapes):
         return (window,) * len(input_shapes)
 
@@ -173,6 +180,10 @@ class Concatenate(BoundLayer, keras.layers.Concatenate):
         sizes = [bound.shape[axis] for bound in inputs]
         parts = tf.split(coefficients, sizes, axis + 1)
         return tuple(parts), no_constant(coefficients)
+
+    def terms(self, input_shapes):
+        del input_shapes
+        return 0
 
     def window_before(self, window, *input_shapes):
         if self._axis(1 + len(input_shapes[0])) != 3:
