@@ -5,7 +5,8 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-PROGRAMS = ("train", "evaluate", "losses", "pareto", "plot")
+PROGRAMS = ("train", "evaluate", "verify", "losses", "pareto", "plot")
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 setuptools.setup(
     name="robust_tf",
@@ -48,8 +49,8 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.7",
     ],
     extras_require={
-        "dev": ["build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff"],
+        "dev": ["build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff", *ONNX],
         "gpu": ["tensorflow[and-cuda]>=2.20"],
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],  # For interchange, to come.
+        "onnx": ONNX,  # Networks of other frameworks; without it, all else works.
     },
 )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from robust_tf.errors import InputError
 from robust_tf.verification import stages as ladder
+from robust_tf.verification.branch_and_bound import BranchAndBound
+from robust_tf.verification.input_split import InputSplit
 from robust_tf.verification.result import Claim
 
 _LADDER = (
@@ -14,6 +16,8 @@ _LADDER = (
     ladder.CrownIbp(),
     ladder.Crown(),
     ladder.AlphaCrownStage(),
+    InputSplit(),
+    BranchAndBound(),
 )
 
 

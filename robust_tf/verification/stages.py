@@ -155,7 +155,9 @@ def intervals(task: Task, indices):
     return kept
 
 
-def attack_points(task, attack, region, unsafe, number: int) -> np.ndarray:
+def attack_points(
+    task, attack, region, unsafe, number: int, start: np.ndarray | None = None
+) -> np.ndarray:
     """Returns the worst points that an attack found, float64, `[batch, *shape]`.
 
     Args:
@@ -164,10 +166,13 @@ def attack_points(task, attack, region, unsafe, number: int) -> np.ndarray:
         region: float64.
         unsafe: float64, rows with a batch axis.
         number: with the task's seed, the seed of the attack.
+        start: points to begin from, `[batch, *shape]`; None for the attack's own.
     """
     region, unsafe = tf.nest.map_structure(
         lambda tensor: tf.cast(tensor, SEARCHING), (region, unsafe)
     )
     seed = tf.constant([task.seed, number])
-    points = task.prover.attacked(attack, region, unsafe, seed)
+    if start is not None:
+        start = tf.cast(start, SEARCHING)
+    points = task.prover.attacked(attack, region, unsafe, seed, start)
     return points.numpy().astype("float64")
