@@ -48,6 +48,7 @@ def backward_interval(
     bounds: dict[int, IntervalBound],
     choices: Choices | tuple[Choices, Choices],
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
+    within: IntervalBound | None = None,
 ) -> IntervalBound:
     """Bounds every neuron of an edge by a backward pass of its own.
 
@@ -62,10 +63,17 @@ def backward_interval(
         bounds: intervals of the edges before it.
         choices: what the rules ask for; or a pair, for the lower and the upper ends.
         memory_budget_mb: for the coefficients of one chunk, in MiB.
+        within: valid bounds of the edge. If they are given, vectors get backward
+            passes only for neurons whose sign they leave open, and keep these for
+            the rest.
 
     Returns:
         Bounds on the edge, `[batch, *shape]`.
     """
+    if within is not None and len(graph.shapes[edge]) == 1:
+        rows = _UnstableRows(graph, edge, region, bounds, choices, within)
+        ends = _in_chunks(rows, _chunk_size(rows, memory_budget_mb))
+        return rows.completed(*ends)
     windows = _plan_windows(graph, edge)
     if windows and not _is_less_work(graph, windows):
         windows = None
@@ -90,23 +98,24 @@ class _Rows:
         self.is_affine = is_affine and choices.rounding is None
         self.batch = region.shape[0] or tf.shape(region.box.lower)[0]
 
-    def _bound(self, start, size, count, shape, region):
-        """Ends of rows `start` to `start + size`, `[batch, rows]` each."""
+    def _units(self, start, size, count, shape):
+        """Rows `start` to `start + size` of an identity, `[1, rows, *shape]`."""
         index = start + tf.range(size)
         units = tf.one_hot(index, count, dtype=self.region.dtype)
+        return tf.reshape(units, [1, -1, *shape])
+
+    def _bound(self, start, size, units, region):
+        """Ends of rows `start` to `start + size`, `[batch, rows]` each."""
         if len(self.choices) == 2:
             signed = (units, -units)
             ends = (
-                region.minimum(
-                    self._pull_back(tf.reshape(rows, [1, -1, *shape]), choices)
-                )
+                region.minimum(self._pull_back(rows, choices))
                 for rows, choices in zip(signed, self._chosen(start, size), strict=True)
             )
             lower, negated = ends
             return lower, -negated
         if not self.is_affine:
-            units = tf.concat([units, -units], 0)
-        units = tf.reshape(units, [1, -1, *shape])
+            units = tf.concat([units, -units], 1)
         form = self._pull_back(units, *self.choices)
         if not self.is_affine:
             lower, negated = tf.split(region.minimum(form), 2, -1)
@@ -134,7 +143,8 @@ class _DenseRows(_Rows):
 
     def bound(self, start, size):
         shape = self.graph.shapes[self.edge]
-        return self._bound(start, size, self.count, shape, self.region)
+        units = self._units(start, size, self.count, shape)
+        return self._bound(start, size, units, self.region)
 
     def _pull_back(self, rows, choices) -> LinearForm:
         reached, offset = self.graph.propagate_backward(
@@ -160,6 +170,42 @@ class _DenseRows(_Rows):
         return parts
 
 
+class _UnstableRows(_DenseRows):
+    """Rows of those neurons of a vector whose sign is open, example by example.
+
+    As many for each as the most open example has; the others' rows are filled up with
+    neurons of known sign.
+    """
+
+    def __init__(self, graph, edge, region, bounds, choices, within):
+        super().__init__(graph, edge, region, bounds, choices, None)
+        self._within = within
+        is_open = tf.cast((within.lower < 0.0) & (within.upper > 0.0), tf.int32)
+        most = tf.reduce_max(tf.reduce_sum(is_open, -1))
+        self._index = tf.math.top_k(is_open, most).indices
+        self._most = int(most) if tf.executing_eagerly() else most
+
+    @property
+    def count(self):
+        return self._most
+
+    def _units(self, start, size, count, shape):
+        (width,) = shape
+        place = tf.minimum(start + tf.range(size), count - 1)
+        index = tf.gather(self._index, place, axis=1)
+        return tf.one_hot(index, width, dtype=self.region.dtype)
+
+    def completed(self, lower, upper) -> IntervalBound:
+        """The bounds of all neurons, from those of the rows."""
+        batch = tf.shape(self._index)[0]
+        examples = tf.broadcast_to(tf.range(batch)[:, None], tf.shape(self._index))
+        places = tf.stack([examples, self._index], -1)
+        return IntervalBound(
+            tf.tensor_scatter_nd_max(self._within.lower, places, lower),
+            tf.tensor_scatter_nd_min(self._within.upper, places, upper),
+        )
+
+
 class _WindowRows(_Rows):
     """One row for each channel; all positions of the edge share it."""
 
@@ -179,7 +225,8 @@ class _WindowRows(_Rows):
     def bound(self, start, size):
         channels = self.graph.shapes[self.edge][-1]
         region = self.region.map(self._view(0).gather)
-        lower, upper = self._bound(start, size, channels, (1, 1, channels), region)
+        units = self._units(start, size, channels, (1, 1, channels))
+        lower, upper = self._bound(start, size, units, region)
         return tuple(self._by_neuron(ends) for ends in (lower, upper))
 
     def _by_neuron(self, ends):
@@ -274,11 +321,12 @@ def _chunk_size(rows, memory_budget_mb):
     ends = 1 if rows.is_affine else 2
     bytes_each = rows.entries * ends * _LIVE_TENSORS * rows.region.dtype.size
     budget = int(memory_budget_mb * 2**20)
-    if isinstance(rows.batch, int):
+    if isinstance(rows.batch, int) and isinstance(rows.count, int):
         return min(max(budget // (bytes_each * max(rows.batch, 1)), 1), rows.count)
     batch = tf.cast(tf.maximum(rows.batch, 1), tf.int64)
     fitting = tf.constant(budget // bytes_each, tf.int64) // batch
-    return tf.cast(tf.clip_by_value(fitting, 1, rows.count), tf.int32)
+    most = tf.maximum(tf.cast(rows.count, tf.int64), 1)
+    return tf.cast(tf.clip_by_value(fitting, 1, most), tf.int32)
 
 
 def _in_chunks(rows, chunk):
@@ -304,6 +352,8 @@ def _in_chunks(rows, chunk):
 
 def _in_shrinking_chunks(rows, chunk):
     """Halves the chunk when an allocation fails, and goes on."""
+    if not rows.count:
+        return rows.bound(0, 0)
     start, parts = 0, []
     while start < rows.count:
         size = min(chunk, rows.count - start)

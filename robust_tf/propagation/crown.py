@@ -47,6 +47,7 @@ def crown_bounds(
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
     known: Mapping[int, IntervalBound] | None = None,
     by_edge: Mapping[int, tuple[Choices, Choices]] | None = None,
+    unstable_only: bool = False,
 ) -> dict[int, IntervalBound]:
     """Returns the bound on every edge, keyed by edge number.
 
@@ -61,6 +62,9 @@ def crown_bounds(
         memory_budget_mb: for the coefficients of one chunk of rows, in MiB.
         known: valid bounds of some edges, to intersect with.
         by_edge: choices for the lower and for the upper ends of single edges, instead.
+        unstable_only: neurons of vectors whose sign is known by the interval rule, or
+            by `known`, get no backward pass, where only ReLUs read them; cheaper where
+            those are many, and a little looser behind them.
     """
     known, by_edge = known or {}, by_edge or {}
     bounds = interval_bounds(graph, region, choices[0], memory_budget_mb)
@@ -70,9 +74,16 @@ def crown_bounds(
         if edge in affine and not region.is_box:
             continue  # Already exact over the ball.
         interval = graph.interval_after(node, bounds, choices[0])
+        within = None
+        if unstable_only and all(
+            reader.layer.has_lower_slope for reader in graph.consumers(edge)
+        ):
+            within = interval.intersect(known[edge]) if edge in known else interval
         if edge in searched:
             backward = [
-                backward_interval(graph, edge, region, bounds, one, memory_budget_mb)
+                backward_interval(
+                    graph, edge, region, bounds, one, memory_budget_mb, within
+                )
                 for one in ((by_edge[edge],) if edge in by_edge else choices)
             ]
             candidates = [interval, *backward] if intersect else backward

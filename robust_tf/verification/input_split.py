@@ -80,7 +80,7 @@ class _Bounding:
         rounding = self._prover.rounding()
         rounding.open_input(largest_magnitude(box.box))
         choices = Choices(rounding=rounding)
-        bounds = crown_bounds(graph, box, (choices,), known=known)
+        bounds = crown_bounds(graph, box, (choices,), known=known, unstable_only=True)
         reached, offset = graph.propagate_backward(
             unsafe.rows, graph.output, bounds, choices
         )

@@ -13,10 +13,10 @@ _LADDER = (
     ladder.Clean(),
     ladder.Attack(),
     ladder.Interval(),
+    InputSplit(),
     ladder.CrownIbp(),
     ladder.Crown(),
     ladder.AlphaCrownStage(),
-    InputSplit(),
     BranchAndBound(),
 )
 

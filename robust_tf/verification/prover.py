@@ -164,6 +164,7 @@ class Prover:
             (choices,),
             memory_budget_mb=self._memory_budget_mb,
             known=bounds,
+            unstable_only=True,
         )
         margins = self._best(region, unsafe, bounds, choices)
         return margins, bounds, choices.rounding.charges
