@@ -24,6 +24,7 @@ _ATTACK = PGD(steps=20, restarts=1)
 # A round is not begun where less than this many times the last one's time is left.
 _LAST_ROUND = 1.1
 _PATIENCE_ROUNDS = 5
+_GROWTH_EVERY, _LEAST_DEPTH, _MOST_ITERATIONS = 10, 4, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,8 @@ class BranchAndBound(Stage):
         attack_rounds: rounds after which no more attacks are made.
         early_terminate: gives up where bounds grow too slowly for the deadline
             (arXiv:2104.06718).
-        grows: more steps of the search where these pay more than more splits.
+        grows: more iterations of the search where these gain more than splits do in
+            the same time.
 
     Raises:
         InputError: for values out of range.
@@ -66,6 +68,7 @@ class BranchAndBound(Stage):
     attack_every: int = 10
     attack_rounds: int | None = None
     early_terminate: bool = False
+    grows: bool = False
     name = "bab"
     is_batched = False
 
@@ -123,6 +126,7 @@ class _Search:
         # Least margins of what is proved, by clause.
         self._proved = np.full([self._unsafe.num_clauses], np.inf)
         self._batch_size = options.batch_size
+        self._iterations = _Iterations(options.ascent.iterations)
         self._round, self._gain, self._worst = 0, 0.0, -np.inf
         self._claim = None
 
@@ -132,7 +136,8 @@ class _Search:
         last = 0.0
         while len(self._pool) and task.results[index] is None:
             remaining = task.clock.remaining(index)
-            if remaining < _LAST_ROUND * last or self._is_hopeless(remaining, last):
+            task.is_late[index] = remaining < _LAST_ROUND * last
+            if task.is_late[index] or self._is_hopeless(remaining, last):
                 break
             begun = time.monotonic()
             self._step()
@@ -158,6 +163,7 @@ class _Search:
 
     def _step(self):
         """Splits a batch of domains, and bounds the halves."""
+        options = self._options
         parents = self._pool.pop(self._batch_size)
         try:
             children = parents.split_all(self._chosen(parents))
@@ -168,8 +174,11 @@ class _Search:
             self._pool.push(parents)
             self._batch_size //= 2
             return
+        gains = found.lower - np.tile(parents.lower, len(found) // len(parents))
         self._enter(found)
         self._round += 1
+        if options.grows and self._round % _GROWTH_EVERY == 0:
+            self._grow(found, float(np.mean(np.maximum(gains, 0.0))))
 
     def _chosen(self, parents) -> np.ndarray:
         """Neurons to split, `[parents, count]`; several where there are few parents."""
@@ -214,7 +223,22 @@ class _Search:
         gains = np.where(gains > 1e-4, gains, 1e-9 * parents.scores)
         return np.where(is_candidate, gains, -np.inf)
 
-    def _bounded(self, children) -> Domains:
+    def _grow(self, domains, gain):
+        """Tries on one deep, open domain whether more iterations would pay."""
+        depth = np.abs(domains.signs).sum(-1)
+        deep = np.flatnonzero((depth >= _LEAST_DEPTH) & ~(domains.lower > 0.0))
+        if not deep.size:
+            return
+        one = domains.take(deep[np.argmin(domains.lower[deep])][None])
+        more = self._iterations.now + self._iterations.increment
+        now, then = (
+            float(self._bounded(one, count).lower[0])
+            for count in (self._iterations.now, more)
+        )
+        if gain * self._iterations.increment / self._iterations.now < then - now:
+            self._iterations.grow()
+
+    def _bounded(self, children, iterations=None) -> Domains:
         """Searches slopes and multipliers, then decides."""
         rows = self._rows.of(children.clause)
         signs = self._whole(children.signs)
@@ -224,7 +248,7 @@ class _Search:
             signs,
             self._whole(children.slopes),
             self._whole(children.multipliers),
-            self._options.ascent.iterations,
+            iterations or self._iterations.now,
         )
         found = dataclasses.replace(
             children,
@@ -354,6 +378,18 @@ class _Search:
         """Numbers among unstable neurons; what is none of them has no score."""
         place = np.searchsorted(self._unstable, candidates)
         return np.minimum(place, len(self._unstable) - 1).astype(np.int32)
+
+
+@dataclasses.dataclass
+class _Iterations:
+    """How many iterations a search has, and by how many it may grow."""
+
+    now: int
+    increment: int = 5
+
+    def grow(self):
+        self.now = min(self.now + self.increment, _MOST_ITERATIONS)
+        self.increment *= 2
 
 
 class _RowsOfClauses:

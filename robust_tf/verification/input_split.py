@@ -125,6 +125,7 @@ class _Search:
         task, index, last = self._task, self._index, 0.0
         while len(self._open.lower) and task.results[index] is None:
             if task.clock.remaining(index) < _LAST_ROUND * last:
+                task.is_late[index] = True
                 break
             if len(self._open.lower) > self._options.max_boxes:
                 task.reasons[index] = "max_boxes: boxes found no room"

@@ -72,6 +72,8 @@ class Task:
         lower: best proved margins of the clauses, `[batch, clauses]`.
         upper: least margin seen at a point, `[batch]`.
         results: what is decided; None where nothing is yet.
+        reasons: why stages gave up.
+        is_late: stages gave up for want of time.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class Task:
         self.predictions: list[int | None] = [None] * count
         self.results: list[VerificationResult | None] = [None] * count
         self.reasons: list[str | None] = [None] * count
+        self.is_late = [False] * count
+        self._claims: list[Claim] = [prover.claim] * count
         self.domains = [0] * count
         self._suspects: list[np.ndarray | None] = [None] * count
         self._kept = {}
@@ -142,10 +146,12 @@ class Task:
             method: what proved them.
             claim: what that rests on; default: what the prover's bounds do.
         """
+        if claim is not None and np.any(margins > np.maximum(self.lower[index], 0.0)):
+            self._claims[index] = claim
         is_better = margins > self.lower[index]  # False for NaN.
         self.lower[index] = np.where(is_better, margins, self.lower[index])
         if not self.open_clauses(index).size and self.results[index] is None:
-            self._decide(index, Verdict.VERIFIED, method, claim=claim)
+            self._decide(index, Verdict.VERIFIED, method, claim=self._claims[index])
 
     def suspect(self, index: int, point: np.ndarray, method: str) -> bool:
         """Runs a point again; decides if it is a counterexample.
@@ -188,8 +194,6 @@ class Task:
             )
 
     def _decide(self, index, verdict, method, **evidence):
-        if verdict == Verdict.VERIFIED and evidence.get("claim") is None:
-            evidence["claim"] = self.prover.claim
         self.results[index] = VerificationResult(
             verdict,
             method,

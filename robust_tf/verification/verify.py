@@ -96,7 +96,7 @@ class Verifier:
             if stage.applies(task):
                 self._run(stage, task)
         for index in task.open:
-            is_late = task.clock.remaining(index) <= 0.0
+            is_late = task.is_late[index] or task.clock.remaining(index) <= 0.0
             verdict = Verdict.TIMEOUT if is_late else Verdict.UNKNOWN
             task.fail(index, verdict, task.reasons[index])
         return task.finished()
