@@ -49,6 +49,7 @@ def backward_interval(
     choices: Choices | tuple[Choices, Choices],
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
     within: IntervalBound | None = None,
+    largest_batch: int | None = None,
 ) -> IntervalBound:
     """Bounds every neuron of an edge by a backward pass of its own.
 
@@ -66,20 +67,22 @@ def backward_interval(
         within: valid bounds of the edge. If they are given, vectors get backward
             passes only for neurons whose sign they leave open, and keep these for
             the rest.
+        largest_batch: what the batch size does not exceed, where a graph leaves it
+            open: chunks are then of one size, and one chunk needs no loop.
 
     Returns:
         Bounds on the edge, `[batch, *shape]`.
     """
     if within is not None and len(graph.shapes[edge]) == 1:
         rows = _UnstableRows(graph, edge, region, bounds, choices, within)
-        ends = _in_chunks(rows, _chunk_size(rows, memory_budget_mb))
+        ends = _in_chunks(rows, _chunk_size(rows, memory_budget_mb, largest_batch))
         return rows.completed(*ends)
     windows = _plan_windows(graph, edge)
     if windows and not _is_less_work(graph, windows):
         windows = None
     task = _WindowRows if windows else _DenseRows
     rows = task(graph, edge, region, bounds, choices, windows)
-    chunk = _chunk_size(rows, memory_budget_mb)
+    chunk = _chunk_size(rows, memory_budget_mb, largest_batch)
     lower, upper = _in_chunks(rows, chunk)
     shape = [-1, *graph.shapes[edge]]
     return IntervalBound(tf.reshape(lower, shape), tf.reshape(upper, shape))
@@ -134,6 +137,11 @@ class _DenseRows(_Rows):
 
     @property
     def count(self) -> int:
+        return math.prod(self.graph.shapes[self.edge])
+
+    @property
+    def most(self) -> int:
+        """What `count` does not exceed."""
         return math.prod(self.graph.shapes[self.edge])
 
     @property
@@ -212,6 +220,8 @@ class _WindowRows(_Rows):
     @property
     def count(self) -> int:
         return self.graph.shapes[self.edge][-1]
+
+    most = count
 
     @property
     def entries(self) -> int:
@@ -316,24 +326,24 @@ def _is_less_work(graph, windows) -> bool:
     return by_window < by_image
 
 
-def _chunk_size(rows, memory_budget_mb):
+def _chunk_size(rows, memory_budget_mb, largest_batch=None):
     """Rows that fit into the budget; a tensor where the batch size is one."""
     ends = 1 if rows.is_affine else 2
     bytes_each = rows.entries * ends * _LIVE_TENSORS * rows.region.dtype.size
     budget = int(memory_budget_mb * 2**20)
-    if isinstance(rows.batch, int) and isinstance(rows.count, int):
-        return min(max(budget // (bytes_each * max(rows.batch, 1)), 1), rows.count)
+    batch = rows.batch if isinstance(rows.batch, int) else largest_batch
+    if batch is not None:
+        return min(max(budget // (bytes_each * max(batch, 1)), 1), rows.most)
     batch = tf.cast(tf.maximum(rows.batch, 1), tf.int64)
     fitting = tf.constant(budget // bytes_each, tf.int64) // batch
-    most = tf.maximum(tf.cast(rows.count, tf.int64), 1)
-    return tf.cast(tf.clip_by_value(fitting, 1, most), tf.int32)
+    return tf.cast(tf.clip_by_value(fitting, 1, rows.most), tf.int32)
 
 
 def _in_chunks(rows, chunk):
     """Bounds all rows, chunk by chunk, and joins them on the last axis."""
     if tf.executing_eagerly():
         return _in_shrinking_chunks(rows, int(chunk))
-    if isinstance(chunk, int) and chunk >= rows.count:
+    if isinstance(chunk, int) and chunk >= rows.most:
         return rows.bound(0, rows.count)
     parts = tf.map_fn(  # Rows past the last one are 0, and cut off.
         lambda start: tf.stack(rows.bound(start, chunk)),

@@ -48,6 +48,7 @@ def crown_bounds(
     known: Mapping[int, IntervalBound] | None = None,
     by_edge: Mapping[int, tuple[Choices, Choices]] | None = None,
     unstable_only: bool = False,
+    largest_batch: int | None = None,
 ) -> dict[int, IntervalBound]:
     """Returns the bound on every edge, keyed by edge number.
 
@@ -65,6 +66,7 @@ def crown_bounds(
         unstable_only: neurons of vectors whose sign is known by the interval rule, or
             by `known`, get no backward pass, where only ReLUs read them; cheaper where
             those are many, and a little looser behind them.
+        largest_batch: of `backward_interval`.
     """
     known, by_edge = known or {}, by_edge or {}
     bounds = interval_bounds(graph, region, choices[0], memory_budget_mb)
@@ -82,7 +84,14 @@ def crown_bounds(
         if edge in searched:
             backward = [
                 backward_interval(
-                    graph, edge, region, bounds, one, memory_budget_mb, within
+                    graph,
+                    edge,
+                    region,
+                    bounds,
+                    one,
+                    memory_budget_mb,
+                    within,
+                    largest_batch,
                 )
                 for one in ((by_edge[edge],) if edge in by_edge else choices)
             ]

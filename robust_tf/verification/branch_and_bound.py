@@ -141,7 +141,8 @@ class _Search:
                 break
             begun = time.monotonic()
             self._step()
-            last = time.monotonic() - begun
+            # The first round builds graphs, and says nothing of the next.
+            last = time.monotonic() - begun if self._round > 1 else 0.0
         if task.results[index] is None:
             self._conclude()
 

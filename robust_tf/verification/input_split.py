@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from robust_tf.attacks.pgd import PGD
-from robust_tf.bounds import LinearForm
 from robust_tf.errors import InputError
 from robust_tf.graph import Choices
 from robust_tf.propagation.crown import crown_bounds
@@ -16,8 +15,8 @@ from robust_tf.propagation.interval import interval_margins
 from robust_tf.regions import Box
 from robust_tf.rounding import difference_below
 from robust_tf.rounding import largest_magnitude
+from robust_tf.verification.combining import clause_forms
 from robust_tf.verification.compiled import Compiled
-from robust_tf.verification.result import Verdict
 from robust_tf.verification.stages import Stage
 from robust_tf.verification.stages import attack_points
 from robust_tf.verification.stages import intervals
@@ -62,15 +61,17 @@ class InputSplit(Stage):
 
     def run(self, task, indices):
         for index in indices:
-            bounding = task.prover.once(InputSplit, lambda: _Bounding(task.prover))
+            bounding = task.prover.once(
+                self, lambda: _Bounding(task.prover, self.batch_size)
+            )
             _Search(self, task, index, bounding).run()
 
 
 class _Bounding:
     """CROWN over many boxes, compiled once."""
 
-    def __init__(self, prover):
-        self._prover = prover
+    def __init__(self, prover, batch_size: int):
+        self._prover, self._largest_batch = prover, 2 * batch_size
         self.run = Compiled(self._margins)
 
     def _margins(self, shared, lower, upper):
@@ -80,23 +81,26 @@ class _Bounding:
         rounding = self._prover.rounding()
         rounding.open_input(largest_magnitude(box.box))
         choices = Choices(rounding=rounding)
-        bounds = crown_bounds(graph, box, (choices,), known=known, unstable_only=True)
+        bounds = crown_bounds(
+            graph,
+            box,
+            (choices,),
+            known=known,
+            unstable_only=True,
+            largest_batch=self._largest_batch,
+        )
         reached, offset = graph.propagate_backward(
             unsafe.rows, graph.output, bounds, choices
         )
-        coefficients = reached[0]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(coefficients)
-            least = box.minimum(LinearForm(coefficients, tf.zeros([], lower.dtype)))
-        points = tape.gradient(least, coefficients)
+        constants = difference_below(offset, unsafe.thresholds)
+        margins, forms = clause_forms(reached[0], constants, box.box, unsafe.clauses)
         by_interval = interval_margins(graph, box, bounds, unsafe.rows, choices)
-        margins = difference_below(
-            tf.maximum(least + offset, by_interval), unsafe.thresholds
-        )
-        hardest = tf.argmin(margins, -1)
-        points = tf.gather(points, hardest, axis=1, batch_dims=1)
-        effect = tf.reduce_sum(tf.abs(coefficients), 1) * (upper - lower)
-        return unsafe.clause_margins(margins), points, effect
+        by_interval = difference_below(by_interval, unsafe.thresholds)
+        margins = tf.maximum(margins, unsafe.clause_margins(by_interval))
+        # What keeps the box open: its hardest clause.
+        form = tf.gather(forms, tf.argmin(margins, -1), axis=1, batch_dims=1)
+        points = box.box.center - tf.sign(form) * box.box.radius
+        return margins, points, tf.abs(form) * (upper - lower)
 
 
 class _Search:
@@ -132,9 +136,10 @@ class _Search:
                 break
             begun = time.monotonic()
             if not self._step():
-                task.fail(index, Verdict.UNKNOWN, "numeric: a box cannot be halved")
-                return
-            last = time.monotonic() - begun
+                task.reasons[index] = "numeric: a box cannot be halved"
+                break
+            # The first round builds graphs, and says nothing of the next.
+            last = time.monotonic() - begun if self._round > 1 else 0.0
         if task.results[index] is None:
             bounds = self._proved
             if len(self._open.lower):
@@ -208,10 +213,9 @@ class _Search:
         outputs = tf.cast(task.replay.outputs(points), tf.float64)
         seen = self._unsafe.margin(outputs).numpy()
         best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
-        task.upper[index] = min(task.upper[index], seen[best])
-        return not seen[best] > 0.0 and task.suspect(
-            index, points[best], self._options.name
-        )
+        # Rounded to the model's type, a point may lie outside: the task looks again.
+        is_news = seen[best] < task.upper[index] or not seen[best] > 0.0
+        return is_news and task.suspect(index, points[best], self._options.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Prover:
         graph: the classifier.
         claim: `Claim.SOUND` or `Claim.EXECUTED`.
         memory_budget_mb: for the coefficients of one chunk of rows, in MiB.
+        largest_batch: examples at a time; more may need more memory than that.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Prover:
         graph: BoundGraph,
         claim: Claim = Claim.SOUND,
         memory_budget_mb: float = 1024.0,
+        largest_batch: int = 32,
     ):
         self.graph, self.claim = graph, Claim(claim)
         self.neurons = Neurons.of(graph)
-        self._memory_budget_mb = memory_budget_mb
+        self._memory_budget_mb, self._largest_batch = memory_budget_mb, largest_batch
         self._interval = Compiled(self._interval_rule)
         self._single = Compiled(self._single_pass)
         self._crown = Compiled(self._crown_passes)
@@ -165,6 +167,7 @@ class Prover:
             memory_budget_mb=self._memory_budget_mb,
             known=bounds,
             unstable_only=True,
+            largest_batch=self._largest_batch,
         )
         margins = self._best(region, unsafe, bounds, choices)
         return margins, bounds, choices.rounding.charges

@@ -45,9 +45,17 @@ class Verifier:
         original = model if isinstance(model, keras.Model) else converted
         graph = BoundGraph.from_model(converted)
         self._graph = graph
-        self._prover = Prover(graph, self._plan.claim, self._plan.memory_budget_mb)
+        self._prover = Prover(
+            graph,
+            self._plan.claim,
+            self._plan.memory_budget_mb,
+            self._plan.batch_size,
+        )
+        inputs = original.inputs[0]
         run = tf.function(
-            lambda points: original(points, training=False), autograph=False
+            lambda points: original(points, training=False),
+            input_signature=[tf.TensorSpec(inputs.shape, inputs.dtype)],
+            autograph=False,
         )
         self._replay = Replay(run, graph, original.inputs[0].dtype)
 
