@@ -20,6 +20,7 @@ from absl import flags
 from robust_tf.errors import InputError
 from robust_tf.experiments import evaluate
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # What shells report for a process that Ctrl-C has ended.
 
@@ -145,6 +146,11 @@ def define_model_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "A `.keras` file or a run folder. Repeat the flag for a family.",
         flag_values=flag_values,
     )
+    define_example_flags(flag_values)
+
+
+def define_example_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags that choose examples of a data set."""
     flags.DEFINE_string(
         "dataset",
         None,
@@ -185,6 +191,16 @@ def model_bindings(flag_values: flags.FlagValues) -> list[str]:
                 f"one data set. Received: --model={flag_values.model}"
             )
         (dataset,) = known
+    return example_bindings(flag_values, dataset)
+
+
+def example_bindings(flag_values: flags.FlagValues, dataset: str | None) -> list[str]:
+    """Returns the flags of `define_example_flags` that were given, as bindings.
+
+    Args:
+        flag_values: parsed.
+        dataset: name of the data set; None leaves it to the configuration.
+    """
     return as_bindings(
         {
             "experiments.settings.Data.name": dataset,

@@ -49,6 +49,10 @@ _CLOSED = frozenset(
         "experiments.gin_values",
         "experiments.launch",
         "experiments.pareto",
+        "experiments.verification_merge",
+        "experiments.verification_models",
+        "experiments.verification_records",
+        "experiments.verification_summary",
     )
 )
 # No class that calls a given function (`LambdaCallback`, `LearningRateScheduler`), or

@@ -64,6 +64,15 @@ def operative() -> str:
     return gin.operative_config_str()
 
 
+def is_bound(parameter: str) -> bool:
+    """Whether the configuration binds a parameter, given by its full name."""
+    try:
+        gin.query_parameter(parameter)
+    except ValueError:
+        return False
+    return True
+
+
 def call(configurable: Callable, /, **kwargs):
     """Returns `configurable(**kwargs)`, the configuration filling in what is missing.
 

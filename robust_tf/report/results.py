@@ -4,10 +4,12 @@ import json
 import os
 import pathlib
 
+from robust_tf import files
 from robust_tf.errors import InputError
 
 METRICS = "metrics.jsonl"
 RESULTS = ("summary.json", "evaluation.json")
+VERIFICATION = ("verification.jsonl", "verification_summary.json")
 
 
 def run_folders(paths: list[str]) -> dict[str, pathlib.Path]:
@@ -23,10 +25,11 @@ def run_folders(paths: list[str]) -> dict[str, pathlib.Path]:
                 "`--run` must name a folder that a run has written. Received: "
                 f"'{folder}', which is no folder."
             )
-        if not any((folder / name).exists() for name in (METRICS, *RESULTS)):
+        known = (*RESULTS, *VERIFICATION)
+        if not any((folder / name).exists() for name in (METRICS, *known)):
             raise InputError(
                 f"`--run` must name a run folder, with {METRICS}, "
-                f"{' or '.join(RESULTS)} in it. Received: '{folder}', which has none "
+                f"{' or '.join(known)} in it. Received: '{folder}', which has none "
                 "of them."
             )
     names = {path: pathlib.Path(os.path.abspath(path)).name for path in folders}
@@ -49,6 +52,26 @@ def read_results(folder: pathlib.Path, name: str) -> list[dict]:
         if path.exists():
             records += [{"name": name} | record for record in _records(path)]
     return records
+
+
+def read_verification(folder: pathlib.Path) -> tuple[list[dict], dict] | None:
+    """Returns what `verify` has written, or None where it has not ended.
+
+    Returns:
+        The records that count, the last one of each index, and their summary.
+
+    Raises:
+        InputError: for a file that is broken.
+    """
+    lines, summary = (folder / name for name in VERIFICATION)
+    if not (lines.exists() and summary.exists()):
+        return None
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        newest = {record["index"]: record for record in files.read_json_lines(lines)}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"'{folder}' cannot be read: {error!r}") from error
+    return list(newest.values()), content
 
 
 def _records(path):

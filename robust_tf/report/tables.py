@@ -26,9 +26,16 @@ _METHODS = {
     "crown": "CROWN",
     "alpha-crown": "alpha-CROWN",
 }
+# Of verification: what its stages are called.
+STAGES = _METHODS | {
+    "input-split": "input split",
+    "bab": "branch and bound",
+    "milp": "MILP",
+}
 _MEASURED = {"clean_accuracy": "clean", "pgd_accuracy": "PGD"}
 _TOTAL = {"certified_accuracy": "cert. by any"}
 _NUMBERS = ("epsilon", "examples")
+_NO_PROOFS = ("clean", "attack")  # Stages of verification that certify nothing.
 _LEAST_WIDTH = {"epsilon": 5, "norm": 4, "examples": 3}
 _DEFAULT_WIDTH = 6  # Of "100.00".
 _UNLIMITED = 10_000  # Characters in a line of a file.
@@ -54,6 +61,87 @@ def render(records: Sequence[dict], title: str | None = None) -> str:
     console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
     console.print(_table(records, title))
     return text.getvalue()
+
+
+def show_verification(summaries: Sequence[dict]) -> None:
+    """Prints what verification has found: accuracies in percent, verdicts, times.
+
+    Args:
+        summaries: of `verification_summary.json`, each with a `name`.
+    """
+    console = rich.console.Console()
+    if not console.is_terminal:  # A file has no edge at which to break lines.
+        console.width = _UNLIMITED
+    for part in _verification_tables(summaries):
+        console.print(part)
+
+
+def render_verification(summaries: Sequence[dict]) -> str:
+    """Returns the tables of `show_verification` as text without colours, unbroken."""
+    text = io.StringIO()
+    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
+    for part in _verification_tables(summaries):
+        console.print(part)
+    return text.getvalue()
+
+
+def _verification_tables(summaries):
+    """Accuracies by stage; below, verdicts and seconds."""
+    stages = [stage for one in summaries for stage in one["certified_after"]]
+    stages = [stage for stage in dict.fromkeys(stages) if stage not in _NO_PROOFS]
+    rows = [_verification_row(summary, stages) for summary in summaries]
+    yield _plain_table(rows)
+    yield rich.text.Text(
+        " in percent of all examples tried; not falsified: greatest accuracy still "
+        "possible\n under a stage: certified by it or an earlier one, within no "
+        "solver's tolerance\n",
+        style="italic",
+    )
+    yield _plain_table([_verdict_row(summary) for summary in summaries])
+    yield rich.text.Text(" examples by verdict, and seconds of each\n", style="italic")
+
+
+def _verification_row(summary, stages) -> dict[str, str]:
+    certified = summary["certified_accuracy"]
+    with_tolerance = summary["certified_accuracy_with_tolerance"]
+    after = summary["certified_after"]
+    row = {
+        "model": summary["name"],
+        "data": summary["dataset"],
+        "eps": _cell(summary["epsilon"], False),
+        "norm": str(summary["norm"]),
+        "n": str(summary["examples"]),
+        "clean": _cell(summary["clean_accuracy"], True),
+        "not falsified": _cell(summary["attacked_accuracy"], True),
+    }
+    row |= {STAGES.get(stage, stage): _cell(after.get(stage), True) for stage in stages}
+    row["certified"] = _cell(certified, True)
+    if with_tolerance != certified:
+        row["and within tolerance"] = _cell(with_tolerance, True)
+    return row
+
+
+def _verdict_row(summary) -> dict[str, str]:
+    seconds = summary["seconds"]
+    return {
+        "model": summary["name"],
+        **{name.lower(): str(count) for name, count in summary["verdicts"].items()},
+        **{f"{of} s": _cell(seconds[of], False) for of in ("mean", "median", "max")},
+    }
+
+
+def _plain_table(rows) -> rich.table.Table:
+    """A table of cells that are text already; all but the first two columns right."""
+    table = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
+    )
+    for name in dict.fromkeys(name for row in rows for name in row):
+        is_word = name in ("model", "data", "norm")
+        table.add_column(name, justify="left" if is_word else "right", overflow="fold")
+    for row in rows:
+        cells = (row.get(column.header, "-") for column in table.columns)
+        table.add_row(*map(rich.text.Text, cells))  # No markup in brackets.
+    return table
 
 
 def _table(records, title) -> rich.console.Group:

@@ -276,6 +276,7 @@ def test_options_train(launch, random_data, tmp_path, option):
 def test_every_folder_is_covered():
     covered = {"architectures", "base", "datasets", "experiments", "methods"}
     covered |= {"schedules", "training"}
+    covered |= {"plans"}  # By verification/test_verify_program.py.
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} <= covered
     assert not list(CONFIGS.glob("*.gin"))
 

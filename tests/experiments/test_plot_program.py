@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from robust_tf import files
+from robust_tf.report import results
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -44,3 +45,43 @@ def test_bad_input_ends_with_status_2(tmp_path):
     assert "plot.py: `--run` must name a folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_verification(tmp_path):
+    folder = tmp_path / "verified"
+    folder.mkdir()
+    for index, verdict in enumerate(("UNKNOWN", "FALSIFIED")):
+        record = {"index": index, "verdict": verdict, "seconds": 0.5}
+        files.append_json_line(folder / "verification.jsonl", record)
+    retried = {"index": 0, "verdict": "VERIFIED", "seconds": 2.5}
+    files.append_json_line(folder / "verification.jsonl", retried)
+    found = results.read_verification(folder)
+    assert found is None  # It has not ended.
+    summary = {
+        "dataset": "digits",
+        "epsilon": 0.1,
+        "norm": "inf",
+        "examples": 20,
+        "verdicts": dict.fromkeys(
+            ["VERIFIED", "FALSIFIED", "UNKNOWN", "TIMEOUT", "ERROR"], 4
+        ),
+        "clean_accuracy": 0.8,
+        "attacked_accuracy": 0.8,
+        "certified_accuracy": 0.2,
+        "certified_accuracy_with_tolerance": 0.2,
+        "certified_after": {"clean": 0.0, "ibp": 0.2},
+        "verified_by": {"clean": 0, "ibp": 4},
+        "falsified_by": {"clean": 4, "ibp": 0},
+        "seconds": {"mean": 1.5, "median": 0.25, "max": 12.0},
+    }
+    files.write_json(folder / "verification_summary.json", summary)
+    records, summary = results.read_verification(folder)
+    assert records[0] == retried and len(records) == 2
+    assert summary["clean_accuracy"] == 0.8
+    done = run(f"--run={folder}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "out" / "verification.txt").read_text()
+    for name in ("decided_over_time", "accuracy_by_stage", "verdicts"):
+        picture = (tmp_path / "out" / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    assert "WARNING" not in done.stderr.replace("WARNING: All log", "")
