@@ -86,8 +86,7 @@ def verify_dataset(
     total = sum(len(block) for block in blocks)
     with _progress(classifier.name, total, folder) as advance:
         for job in jobs:
-            run.work(job)
-            advance()
+            run.work(job, advance)
     return folder.summarize()
 
 
@@ -194,19 +193,27 @@ class _Run:
             attempt = max(self._folder.attempts[index] for index in part)
             yield _Job(part, frozenset(part), attempt)
 
-    def work(self, job: _Job) -> None:
-        """Verifies a job, and appends its records."""
+    def work(self, job: _Job, advance: Callable[[], None]) -> None:
+        """Verifies a job, and appends its records, each as soon as it is known."""
         labels = self._images.labels[np.asarray(job.indices)]
         inputs = self._classifier.inputs(self._images, job.indices)
         threat = self._threat
         region = LpBall(inputs, threat.epsilon, threat.norm, threat.valid_range)
         facts = self._facts | {"seed": self._seed_of(job)}
+
+        def enter(place, result):
+            index = int(job.indices[place])
+            self._enter(index, int(labels[place]), result, job, facts)
+            advance()
+
         try:
-            results = self._verifier.verify(
-                region, labels, self._timeout_s, seed=facts["seed"]
+            self._verifier.verify(
+                region,
+                labels,
+                self._timeout_s,
+                seed=facts["seed"],
+                on_result=enter,
             )
-            for index, label, result in zip(job.indices, labels, results, strict=True):
-                self._enter(int(index), int(label), result, job, facts)
         except ContradictionError as error:
             self._folder.refuse(error, job, facts)
 

@@ -204,10 +204,11 @@ class Task:
             **evidence,
         )
 
-    def finished(self) -> list[VerificationResult]:
-        """Returns all results, with their times."""
+    def finished(self) -> list[VerificationResult | None]:
+        """Returns all results, with their times; None where there is none yet."""
         return [
-            dataclasses.replace(
+            result
+            and dataclasses.replace(
                 result,
                 seconds=float(self.clock.seconds[index]),
                 stage_seconds=dict(self.clock.stages[index]),

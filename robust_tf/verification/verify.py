@@ -67,7 +67,7 @@ class Verifier:
         *,
         unsafe: UnsafeSet | None = None,
         seed: int = 0,
-        progress: Callable[[int], None] = lambda _: None,
+        on_result: Callable[[int, VerificationResult], None] = lambda *_: None,
     ) -> list[VerificationResult]:
         """Decides, for each example, whether its region holds an unsafe input.
 
@@ -77,7 +77,8 @@ class Verifier:
             timeout_s: seconds of work for each example.
             unsafe: which outputs must not occur, instead of labels.
             seed: of attacks.
-            progress: called with the number of examples that were decided.
+            on_result: called with the place in the batch and the result of each
+                example, as soon as it has one.
 
         Returns:
             One result for each example, in their order.
@@ -93,23 +94,32 @@ class Verifier:
             part = select((region, unsafe), indices, count)
             clock = Clock(len(indices), timeout_s)
             task = Task(self._prover, self._replay, *part, clock, seed)
-            results += self._decided(task)
-            progress(len(indices))
+            results += self._decided(
+                task,
+                lambda place, result, start=start: on_result(start + place, result),
+            )
         return results
 
-    def _decided(self, task) -> list[VerificationResult]:
+    def _decided(self, task, on_result) -> list[VerificationResult]:
+        told = set()
+
+        def tell():
+            for index, result in enumerate(task.finished()):
+                if result is not None and index not in told:
+                    told.add(index)
+                    on_result(index, result)
+
         for stage in self._plan.stages:
-            if not task.open:
-                break
-            if stage.applies(task):
-                self._run(stage, task)
+            if task.open and stage.applies(task):
+                self._run(stage, task, tell)
         for index in task.open:
             is_late = task.is_late[index] or task.clock.remaining(index) <= 0.0
             verdict = Verdict.TIMEOUT if is_late else Verdict.UNKNOWN
             task.fail(index, verdict, task.reasons[index])
+        tell()
         return task.finished()
 
-    def _run(self, stage, task):
+    def _run(self, stage, task, tell):
         """Runs a stage on what is open and in time."""
         due = [index for index in task.open if task.clock.remaining(index) > 0.0]
         groups = [due] if stage.is_batched else [[index] for index in due]
@@ -135,6 +145,7 @@ class Verifier:
                     task.fail(index, Verdict.ERROR, reason[:500])
             finally:
                 task.clock.stop()
+            tell()
 
     def _checked(self, region, labels, timeout_s, unsafe):
         checked_region(self._graph, region)

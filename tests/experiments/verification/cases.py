@@ -62,7 +62,9 @@ def verify(folder, path, **more):
 
 
 def lines(folder):
-    return files.read_json_lines(folder / "verification.jsonl")
+    """The records by index; in the file they stand in the order of decisions."""
+    found = files.read_json_lines(folder / "verification.jsonl")
+    return sorted(found, key=lambda record: record["index"])
 
 
 def timeless(value):
@@ -89,17 +91,17 @@ class Scripted:
     def __call__(self, _model, _plan):
         return self
 
-    def verify(self, region, labels, timeout_s, seed):
+    def verify(self, region, labels, timeout_s, seed, on_result):
         points = tf.cast(region.x, tf.float32).numpy()
         indices = [
             int(np.flatnonzero((self.images == point).all((1, 2, 3)))[0])
             for point in points
         ]
         self.calls.append((indices, timeout_s, seed))
-        return [
-            self.script(index, int(label), point, timeout_s)
-            for index, label, point in zip(indices, labels, points, strict=True)
-        ]
+        for place, (index, label, point) in enumerate(
+            zip(indices, labels, points, strict=True)
+        ):
+            on_result(place, self.script(index, int(label), point, timeout_s))
 
 
 def result(verdict, label, point, **more):
