@@ -1,18 +1,31 @@
-r"""Time and memory of training steps with the published CNN7, for each method.
+r"""Losses, time and memory of training steps with the published CNN7, for each method.
 
-python -m benchmarks.training_steps --settings=cifar10_2,cifar10_8 --out=steps.json
+python -m benchmarks.training_steps --settings=cifar10_2,cifar10_8 --data_dir=DATA \
+    --out=steps.json
 
-Random images, batches of 128, each method in a process of its own. Hours are those of
+Each method in a process of its own, as its gin files configure it, but for one thing:
+the ramp stands still, at `--ramp`, and the radius is the full one all the same. So the
+loss is one function of the weights, in which every part is at work (at a ramp of 1 the
+regularizers and CROWN-IBP have left it), and where it falls, training did it.
+
+The steps are on one batch (`--batches`: on several, in turn): with `--data_dir` the
+first of the published training, else random images. The loss of the first batch is
+taken before the first and after the last step, each time with the same seed of the
+attack and with moving statistics, which attacks see, of that batch. Hours are those of
 the published schedule at the time of the median step.
 """
 
 import collections
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
+from unittest import mock
 
 from absl import app
 from absl import flags
@@ -20,223 +33,208 @@ from absl import logging
 from rich import console
 from rich import table
 
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is trained on.
-
-    Attributes:
-        input_shape: `(height, width, channels)`.
-        classes: how many.
-        epsilon: radius of the bounds, in pixels of [0, 1].
-        last_stride: of CNN7's last convolution.
-        attack_steps: of each attack on a batch: one to a corner, or several short ones.
-        radius_factor: of the attack.
-        regularizer_weight: of the warm-up regularizers.
-        epochs: of the published schedule.
-        steps_per_epoch: batches of 128.
-    """
-
-    input_shape: tuple
-    classes: int
-    epsilon: float
-    last_stride: int
-    attack_steps: int
-    radius_factor: float
-    regularizer_weight: float
-    epochs: int
-    steps_per_epoch: int
-
-
-_CIFAR10 = {"input_shape": (32, 32, 3), "classes": 10, "steps_per_epoch": 390}
-SETTINGS = {
-    "cifar10_2": Setting(
-        epsilon=2 / 255,
-        last_stride=1,
-        attack_steps=8,
-        radius_factor=2.1,
-        regularizer_weight=0.5,
-        epochs=160,
-        **_CIFAR10,
-    ),
-    "cifar10_8": Setting(
-        epsilon=8 / 255,
-        last_stride=1,
-        attack_steps=1,
-        radius_factor=1.0,
-        regularizer_weight=0.5,
-        epochs=260,
-        **_CIFAR10,
-    ),
-    "tiny_imagenet_1": Setting(
-        input_shape=(64, 64, 3),
-        classes=200,
-        epsilon=1 / 255,
-        last_stride=2,
-        attack_steps=1,
-        radius_factor=1.0,
-        regularizer_weight=0.2,
-        epochs=160,
-        steps_per_epoch=781,
-    ),
-}
-"""By data set and radius in 255ths: arXiv:2103.17268, arXiv:2305.13991."""
-
-METHODS = (
-    "vanilla_ibp",
-    "fast_ibp",
-    "fast_crown_ibp",
-    "cc_ibp",
-    "mtl_ibp",
-    "exp_ibp",
-    "sabr",
-    "taps",
-)
-"""As in `gin_configs/methods`."""
+from benchmarks.training_settings import METHODS
+from benchmarks.training_settings import SETTINGS
 
 _SETTINGS = flags.DEFINE_list("settings", list(SETTINGS), "Data sets and radii.")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to time.")
-_STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of each.", lower_bound=1)
+_METHODS = flags.DEFINE_list(
+    "methods", [], "What to train; by default all that a processor can do."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Real images; random ones without.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 3, "Steps that are timed, after the first one.", lower_bound=1
+)
+_BATCHES = flags.DEFINE_integer("batches", 1, "Batches to take in turn.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples.", lower_bound=1)
 _MICRO_BATCHES = flags.DEFINE_integer(
     "micro_batches", 1, "Parts that each batch is worked through in.", lower_bound=1
+)
+_RAMP = flags.DEFINE_float(
+    "ramp", 0.5, "Where the ramp stands.", lower_bound=0.01, upper_bound=1.0
 )
 _THREADS = flags.DEFINE_integer(
     "threads", len(os.sched_getaffinity(0)), "Threads of TensorFlow.", lower_bound=1
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file for all numbers; none if not given.")
-_CHILD = flags.DEFINE_bool("child", False, "Time one method and print one JSON line.")
+_CHILD = flags.DEFINE_bool("child", False, "Train one method and print one JSON line.")
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_COEFFICIENT = 0.5  # Between the losses, or of the box; no matter to the time.
-_L1_WEIGHT = 1e-6
-_RAMP = 0.5  # Regularizers and CROWN-IBP are at work.
-_MIN_RADIUS = 1e-6
-_MAX_GRADIENT_NORM = 10.0
-_LEARNING_RATE = 5e-4
-_WARM_UPS = 2  # Steps before the timed ones; the first is traced.
+_TIMED = ("cpu_ms", "wall_ms", "cpu_hours", "wall_hours")
 
 
-def objective(method: str, setting: Setting):
-    """Returns the published loss of a method, regularizers included.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a method is measured.
+
+    Attributes:
+        steps: that are timed, after the first one.
+        batches: that are taken in turn.
+        batch_size: examples in each.
+        micro_batches: parts of each.
+        ramp: where it stands, in (0, 1].
+        data_dir: real images; None for random ones.
+        params: gin bindings that come last.
+    """
+
+    steps: int = 3
+    batches: int = 1
+    batch_size: int = 128
+    micro_batches: int = 1
+    ramp: float = 0.5
+    data_dir: str | None = None
+    params: tuple[str, ...] = ()
+
+
+class _Measured(BaseException):
+    """Carries the result out of a training that has served its end."""
+
+
+def measure(method: str, name: str, plan: Plan) -> dict:
+    """Returns losses, medians of the times of a step, and the peak memory.
 
     Args:
         method: one of `METHODS`.
-        setting: says radius, attack and weights.
+        name: one of `SETTINGS`.
+        plan: what is done.
     """
-    from robust_tf.attacks.pgd import PGD
-    from robust_tf.objectives import expressive
-    from robust_tf.objectives import fusion
-    from robust_tf.objectives import taps
-    from robust_tf.objectives import terms
-    from robust_tf.objectives.certified_training import certified_training
-    from robust_tf.objectives.forward import Adversary
+    from robust_tf.experiments import configuration
+    from robust_tf.experiments import train
+    from robust_tf.training.certified_model import CertifiedModel
 
-    losses = {
-        "vanilla_ibp": terms.IntervalCrossEntropy(),
-        "fast_ibp": terms.IntervalCrossEntropy(),
-        "fast_crown_ibp": fusion.FusedCrownIbpCrossEntropy(),
-        "cc_ibp": expressive.CcIbp(_COEFFICIENT),
-        "mtl_ibp": expressive.MtlIbp(_COEFFICIENT),
-        "exp_ibp": expressive.ExpIbp(_COEFFICIENT),
-        "sabr": terms.IntervalCrossEntropy(),
-        "taps": taps.Taps(PGD(20, relative_step_size=0.4, step_decay=((0.7, 0.1),))),
-    }
-    adversary = None
-    if method in ("cc_ibp", "mtl_ibp", "exp_ibp", "sabr"):
-        is_single = setting.attack_steps == 1
-        attack = PGD(
-            setting.attack_steps,
-            relative_step_size=10.0 if is_single else 0.25,
-            objective="cross_entropy",
-            step_decay=(),
-            keep="last" if is_single else "best_iterate",
-        )
-        adversary = Adversary(
-            attack,
-            setting.radius_factor,
-            _COEFFICIENT if method == "sabr" else None,
-            "adversarial",
-        )
-    return certified_training(
-        losses[method],
-        method,
-        adversary=adversary,
-        regularizer_weight=0.0
-        if method == "vanilla_ibp"
-        else setting.regularizer_weight,
-        l1_weight=0.0 if adversary is None else _L1_WEIGHT,
-    )
+    def fit(model, batches, **options):
+        del options
+        raise _Measured(_run(model, list(batches.take(plan.batches)), plan))
+
+    setting = SETTINGS[name]
+    bindings = [
+        *setting.params(method),
+        f"settings.Data.batch_size = {plan.batch_size}",
+        f"settings.Data.data_dir = {plan.data_dir!r}",
+        f"settings.Run.micro_batches = {plan.micro_batches}",
+        "settings.Run.neuron_examples = 0",
+        *plan.params,
+    ]
+    configuration.parse(setting.files(method), bindings)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(mock.patch.object(CertifiedModel, "fit", fit))
+        if plan.data_dir is None:
+            load = _random_images(setting, plan)
+            stack.enter_context(mock.patch("robust_tf.data.load", load))
+        try:
+            configuration.call(train.train, workdir=folder)
+        except _Measured as measured:
+            (result,) = measured.args
+            return result
+    raise RuntimeError("The training ended before it began.")
 
 
-def measure(method: str, setting: Setting) -> dict:
-    """Returns medians of processor and wall time of a step, and the peak memory."""
-    import keras
+def _random_images(setting, plan):
+    """What stands in for `data.load`."""
     import numpy as np
+
+    from robust_tf.data import ImageDataset
+
+    def load(name, split, *rest, **more):
+        del rest, more
+        random = np.random.default_rng(0)
+        count = 2 * plan.batch_size * plan.batches
+        images = random.integers(0, 256, (count, *setting.input_shape), np.uint8)
+        labels = random.integers(0, setting.classes, count)
+        return ImageDataset(name, images, labels, setting.classes, split)
+
+    return load
+
+
+def _run(model, batches, plan) -> dict:
+    """Trains a model on those batches, and takes its losses and times."""
     import tensorflow as tf
 
     from benchmarks import protocol
     from robust_tf import schedules
-    from robust_tf.architectures.cnn7 import cnn7
-    from robust_tf.regions import Threat
-    from robust_tf.training.certified_model import CertifiedModel
+    from robust_tf.training.precise_statistics import PopulationStatistics
 
-    tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
-    tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
-    keras.utils.set_random_seed(0)
-    model = cnn7(setting.input_shape, setting.classes, last_stride=setting.last_stride)
-    trained = CertifiedModel(
-        model,
-        objective(method, setting),
-        Threat(setting.epsilon),
-        schedules.Constant(_RAMP),
-        min_radius=_MIN_RADIUS,
-        max_gradient_norm=_MAX_GRADIENT_NORM,
-        micro_batches=_MICRO_BATCHES.value,
-    )
-    trained.compile(keras.optimizers.Adam(_LEARNING_RATE), jit_compile=False)
-    trained.optimizer.build(model.trainable_variables)
-    generator = np.random.default_rng(0)
-    shape = (_BATCH_SIZE.value, *setting.input_shape)
-    images = tf.constant(generator.uniform(size=shape).astype("float32"))
-    labels = tf.constant(generator.integers(0, setting.classes, _BATCH_SIZE.value))
-    train = tf.function(trained.train_step)
+    model.ramp = schedules.Constant(plan.ramp)
+    model.radius_factor /= plan.ramp
+    images, labels = batches[0]
+    clean = tf.data.Dataset.from_tensors(images)
+    normalize = PopulationStatistics(model.graph, clean)
+    objective, train = tf.function(_objective), tf.function(model.train_step)
+    turns, losses = [], []
 
-    def step():
-        return float(train((images, labels))["loss"])
+    def step(batch):
+        model.reset_metrics()
+        losses.append(float(train(batch)["loss"]))
 
-    for _ in range(_WARM_UPS):
-        step()
-    turns = [protocol.measure(step, 1) for _ in range(_STEPS.value)]
+    normalize()
+    before = float(objective(model, images, labels))
+    for batch in itertools.islice(itertools.cycle(batches), plan.steps + 1):
+        turns.append(protocol.measure(lambda batch=batch: step(batch), 1))
+    peak_memory_mib = turns[-1]["peak_memory_mib"]
+    normalize()
+    after = float(objective(model, images, labels))
+    timed = turns[1:]  # The first is traced.
     return {
-        "cpu_ms": 1e3 * statistics.median(turn["cpu_seconds"] for turn in turns),
-        "wall_ms": 1e3 * statistics.median(turn["wall_seconds"] for turn in turns),
-        "peak_memory_mib": turns[-1]["peak_memory_mib"],
+        "loss_before": before,
+        "loss_after": after,
+        "step_losses": losses,
+        "cpu_ms": 1e3 * statistics.median(turn["cpu_seconds"] for turn in timed),
+        "wall_ms": 1e3 * statistics.median(turn["wall_seconds"] for turn in timed),
+        "peak_memory_mib": peak_memory_mib,
         "turns": turns,
     }
 
 
-def run_apart(method: str, name: str) -> dict:
+def _objective(model, images, labels):
+    """The mean loss of a batch as in training; nothing changes, seeds are fixed."""
+    import keras
+    import tensorflow as tf
+
+    from robust_tf.objectives.forward import CertifiedForward
+
+    ramp, losses = model.ramp(0), []
+    parts = (tf.split(tensor, model.micro_batches) for tensor in (images, labels))
+    for part in zip(*parts, strict=True):
+        with keras.StatelessScope():
+            forward = CertifiedForward(
+                graph=model.graph,
+                images=part[0],
+                labels=part[1],
+                region=model.training_region(part[0], ramp),
+                ramp=ramp,
+                seed=tf.constant([0, len(losses)], tf.int64),
+                training=True,
+                relaxation=model.relaxation,
+                adversary=model.objective.adversary,
+                is_at_variables=False,
+            )
+            losses.append(tf.reduce_mean(model.objective(forward)[0]))
+    return tf.add_n(losses) / len(losses)
+
+
+def run_apart(method: str, name: str, plan: Plan) -> dict:
     """Measures in a process of its own and adds what the schedule takes."""
     arguments = {
-        "child": True,
         "settings": name,
         "methods": method,
-        "steps": _STEPS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "micro_batches": _MICRO_BATCHES.value,
+        "steps": plan.steps,
+        "batches": plan.batches,
+        "batch_size": plan.batch_size,
+        "micro_batches": plan.micro_batches,
+        "ramp": plan.ramp,
         "threads": _THREADS.value,
     }
-    command = [sys.executable, "-m", "benchmarks.training_steps"]
+    command = [sys.executable, "-m", "benchmarks.training_steps", "--child"]
     command += [f"--{key}={value}" for key, value in arguments.items()]
+    if plan.data_dir is not None:
+        command.append(f"--data_dir={plan.data_dir}")
     before = os.getloadavg()
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:  # Of its memory, say; the others go on.
         logging.error("%s, %s: exit status %s", name, method, done.returncode)
         return {"exit_status": done.returncode}
     result = json.loads(done.stdout.splitlines()[-1])
-    setting = SETTINGS[name]
-    steps = setting.epochs * setting.steps_per_epoch
+    steps = SETTINGS[name].steps
     return {
         **result,
         "cpu_hours": result["cpu_ms"] * steps / 3.6e6,
@@ -247,26 +245,22 @@ def run_apart(method: str, name: str) -> dict:
 
 
 def render(results: dict) -> table.Table:
-    """Returns the results as a table."""
-    shown = table.Table()
-    shown.add_column("setting", no_wrap=True)
-    shown.add_column("method", no_wrap=True)
-    columns = {
-        "cpu_ms": "CPU ms",
-        "wall_ms": "wall ms",
-        "peak_memory_mib": "peak MiB",
-        "cpu_hours": "CPU hours",
-        "wall_hours": "wall hours",
-    }
-    for column in (*columns.values(), "load"):
+    """Returns the table of all methods."""
+    shown = table.Table(title=f"Steps of {_BATCH_SIZE.value} images")
+    for column in ("setting", "method"):
+        shown.add_column(column, no_wrap=True)
+    numbers = ("loss before", "after", "CPU ms", "wall ms", "CPU h", "wall h", "MiB")
+    for column in (*numbers, "load"):
         shown.add_column(column, justify="right", no_wrap=True)
     for name, methods in results.items():
         for method, result in methods.items():
             if "exit_status" in result:
                 shown.add_row(name, method, "failed")
                 continue
+            values = [f"{result[key]:.3f}" for key in ("loss_before", "loss_after")]
+            keys = (*_TIMED, "peak_memory_mib")
+            values += [f"{result[key]:,.0f}" for key in keys]
             load = (result["load_average_before"][0], result["load_average_after"][0])
-            values = [f"{result[key]:.0f}" for key in columns]
             shown.add_row(name, method, *values, "{:.1f} to {:.1f}".format(*load))
         shown.add_section()
     return shown
@@ -277,24 +271,41 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}", exitcode=2)
     for given, known in ((_SETTINGS.value, SETTINGS), (_METHODS.value, METHODS)):
-        if not given or not set(given) <= set(known):
+        if not set(given) <= set(known):
             raise app.UsageError(
-                f"Known are {', '.join(known)}. Received: {', '.join(given) or 'none'}",
+                f"Known are {', '.join(known)}. Received: {', '.join(given)}",
                 exitcode=2,
             )
+    plan = Plan(
+        _STEPS.value,
+        _BATCHES.value,
+        _BATCH_SIZE.value,
+        _MICRO_BATCHES.value,
+        _RAMP.value,
+        _DATA_DIR.value and os.path.abspath(_DATA_DIR.value),
+    )
     if _CHILD.value:
-        (method,), (name,) = _METHODS.value, _SETTINGS.value
-        print(json.dumps(measure(method, SETTINGS[name])))
+        _measure_here(plan)
         return
     results = collections.defaultdict(dict)
     for name in _SETTINGS.value:
-        for method in _METHODS.value:
+        left_out = SETTINGS[name].left_out
+        for method in _METHODS.value or [m for m in METHODS if m not in left_out]:
             logging.info("%s, %s", name, method)
-            results[name][method] = run_apart(method, name)
+            results[name][method] = run_apart(method, name, plan)
             if _OUT.value:  # Rewritten each time: a long run may be cut short.
                 with open(_OUT.value, "w") as file:
                     json.dump({"argv": sys.argv, "results": results}, file, indent=2)
     console.Console(width=125).print(render(results))
+
+
+def _measure_here(plan):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+    tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
+    (method,), (name,) = _METHODS.value, _SETTINGS.value
+    print(json.dumps(measure(method, name, plan)))
 
 
 if __name__ == "__main__":

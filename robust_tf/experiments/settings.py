@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
-from robust_tf.training.gradients import SharpnessAware
+from robust_tf.training.gradients import GradientRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Run:
         devices: such as ("GPU:0", "GPU:1"); empty for the default one.
         jit_compile: whether steps are compiled by XLA.
         keep: "last" weights at the end, or the "best" on the validation split.
-        sharpness: SAM, such as `gradients.SharpnessAware`; None for plain gradients.
+        gradient_rule: such as `gradients.SharpnessAware` (SAM) or `gradients.
+            LessCertain` (EDAC); None for plain gradients.
         average_from: first epoch, from 0, whose weights count in an average that is
             validated and kept (`averaging.WeightAverage`), with statistics of its own;
             None for no average.
@@ -92,7 +93,7 @@ class Run:
     devices: tuple[str, ...] = ()
     jit_compile: bool = False
     keep: str = "last"
-    sharpness: SharpnessAware | None = None
+    gradient_rule: GradientRule | None = None
     average_from: int | None = None
     precise_statistics: str | None = None
     statistics_batches: int | None = None

@@ -34,7 +34,12 @@ from robust_tf.verification.accuracy import measure
 
 _EVALUATION_BATCH = 500
 # Settings of a run that change how it goes on.
-_TECHNIQUES = ("sharpness", "average_from", "precise_statistics", "statistics_batches")
+_TECHNIQUES = (
+    "gradient_rule",
+    "average_from",
+    "precise_statistics",
+    "statistics_batches",
+)
 
 
 def train(
@@ -141,9 +146,6 @@ def _build(training, threat, architecture, initialization, objective, run, steps
     classifier = architecture(training.image_shape, training.num_classes)
     if initialization is not None:
         initialization(classifier)
-    rate = run.learning_rate
-    if callable(rate):
-        rate = schedules.ScheduledRate(schedules.in_epochs(rate, steps))
     model = CertifiedModel(
         classifier,
         objective,
@@ -153,9 +155,13 @@ def _build(training, threat, architecture, initialization, objective, run, steps
         min_radius=run.min_radius,
         max_gradient_norm=run.max_gradient_norm,
         micro_batches=run.micro_batches,
-        sharpness=run.sharpness,
+        gradient_rule=run.gradient_rule,
         seed=run.seed,
     )
+    rate = run.learning_rate
+    if callable(rate):  # It follows the optimizer's own count.
+        updates = steps * model.updates_per_step
+        rate = schedules.ScheduledRate(schedules.in_epochs(rate, updates))
     model.compile(run.optimizer(learning_rate=rate), jit_compile=run.jit_compile)
     model.optimizer.build(classifier.trainable_variables)
     return model

@@ -27,10 +27,11 @@ class _TwoPieces(ElementwiseLayer):
     """`z` for `z >= 0` and `leak * z` below, `0 <= leak <= 1`.
 
     Where `l < 0 < u` the chord bounds it from above, and `a z` from below with any
-    `a` in `[leak, 1]`: `lower_slope` if it is given (alpha-CROWN, arXiv:2011.13824),
-    else by `relaxation`: "adaptive" (1 where `u > -l`, else `leak`;
-    arXiv:1811.00866), "same-slope" (the chord's; arXiv:1804.09699), "zero-lb"
-    (`leak`), "one-lb" (1). Gradients flow through the chord.
+    `a` in `[leak, 1]`: the nearest such number to `lower_slope`, if that is given
+    (alpha-CROWN, arXiv:2011.13824), else by `relaxation`: "adaptive" (1 where
+    `u > -l`, else `leak`; arXiv:1811.00866), "same-slope" (the chord's;
+    arXiv:1804.09699), "zero-lb" (`leak`), "one-lb" (1). Gradients flow through the
+    chord.
     """
 
     has_lower_slope = True
@@ -87,7 +88,9 @@ class _TwoPieces(ElementwiseLayer):
         is_unstable = (inputs.lower < 0.0) & (inputs.upper > 0.0)
         if lower_slope.shape.rank > chord.shape.rank:  # One slope for each row.
             is_unstable, chord = is_unstable[:, None], chord[:, None]
-        return tf.where(is_unstable, lower_slope, chord)
+        # Others would be no lower line.
+        valid = tf.clip_by_value(lower_slope, self._leak, 1.0)
+        return tf.where(is_unstable, valid, chord)
 
 
 @keras.saving.register_keras_serializable(package="robust_tf")
@@ -287,6 +290,10 @@ class ELU(_Convex, keras.layers.ELU):
                 f"Layer '{self.name}' (ELU) has bound rules for alpha >= 0 only. "
                 f"Received: alpha={alpha}"
             )
+
+    def magnitude(self, *inputs):
+        # Slopes reach from 0 to the greater of 1 and alpha.
+        return super().magnitude(*inputs) + self._alpha * sum(inputs)
 
     @property
     def _alpha(self):

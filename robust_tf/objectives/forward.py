@@ -9,6 +9,7 @@ from robust_tf.bounds import IntervalBound
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
+from robust_tf.objectives.shrinking import ShrinkingChoices
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
@@ -53,6 +54,8 @@ class Adversary:
         box_share: None, or lambda of SABR (arXiv:2210.04871): bounds in training are
             over boxes of this share of the attacked radius, around the attacked
             images, and certify nothing.
+        unstable_share: what unstable ReLUs keep of their upper bounds in such boxes, in
+            (0, 1]; 1 for all (`shrinking.ShrinkingChoices`).
         statistics: what BatchNormalization uses in the bounds: those of the "clean"
             batch (arXiv:2103.17268), or of the "adversarial" one (arXiv:2305.13991).
 
@@ -64,6 +67,7 @@ class Adversary:
     radius_factor: float = 1.0
     box_share: float | None = None
     statistics: str = "clean"
+    unstable_share: float = 1.0
 
     def __post_init__(self):
         if not 0.0 < self.radius_factor < float("inf"):
@@ -74,6 +78,16 @@ class Adversary:
             raise InputError(
                 f"`box_share` must lie in [0, 1], or be None. Received: "
                 f"{self.box_share}"
+            )
+        if not 0.0 < self.unstable_share <= 1.0:
+            raise InputError(
+                f"`unstable_share` must lie in (0, 1]. Received: {self.unstable_share}"
+            )
+        if self.unstable_share < 1.0 and self.box_share is None:
+            raise InputError(
+                "`unstable_share` belongs to small boxes, as with it bounds prove "
+                f"nothing. Received: {self.unstable_share}, and no `box_share`. Set "
+                "both, or neither."
             )
         if self.statistics not in _STATISTICS:
             raise InputError(
@@ -126,10 +140,15 @@ class CertifiedForward:
     def choices(self) -> Choices:
         """Bounds use the statistics of the clean batch, or of the attacked one."""
         adversary = self.adversary
-        is_clean = adversary is None or adversary.statistics == "clean"
-        if is_clean or not self.training:
+        if adversary is None or not self.training:
             return Choices(self.relaxation, moments=self._clean[1])
-        return Choices(self.relaxation, moments=self._adversarial[1])
+        is_clean = adversary.statistics == "clean"
+        moments = self._clean[1] if is_clean else self._adversarial[1]
+        if adversary.unstable_share == 1.0:
+            return Choices(self.relaxation, moments=moments)
+        return ShrinkingChoices(
+            self.relaxation, moments=moments, unstable_share=adversary.unstable_share
+        )
 
     @ComputedOnce
     def bound_region(self) -> Region:

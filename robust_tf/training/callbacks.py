@@ -76,7 +76,7 @@ class MetricsLog(_Timed):
     def on_epoch_end(self, epoch, logs=None):
         record = {
             "epoch": epoch,
-            "step": int(self.model.optimizer.iterations.numpy()),
+            "step": int(self.model.step),
             "seconds": self._seconds(),
         }
         append_json_line(self._path, record | _floats(logs))

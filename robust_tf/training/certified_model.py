@@ -15,7 +15,8 @@ from robust_tf.objectives.terms import WeightedSum
 from robust_tf.objectives.terms import is_verified
 from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
-from robust_tf.training.gradients import SharpnessAware
+from robust_tf.training.gradients import Batch
+from robust_tf.training.gradients import GradientRule
 from robust_tf.training.gradients import clip_across_replicas
 
 
@@ -35,7 +36,8 @@ class CertifiedModel(keras.Model):
         max_gradient_norm: clips the norm of the whole batch's gradient; None: not.
         micro_batches: parts that a batch is worked through in, one after the other;
             their gradients are averaged, and applied once.
-        sharpness: takes gradients where the loss is worst nearby; None: at the weights
+        gradient_rule: by which gradients weights are moved, such as
+            `gradients.SharpnessAware`; None: by the objective's own, at the weights
             themselves.
         relaxation: lower slopes of backward passes in training.
         seed: of the attacks.
@@ -52,7 +54,7 @@ class CertifiedModel(keras.Model):
         min_radius: float = 0.0,
         max_gradient_norm: float | None = None,
         micro_batches: int = 1,
-        sharpness: SharpnessAware | None = None,
+        gradient_rule: GradientRule | None = None,
         relaxation: str = "adaptive",
         seed: int = 0,
     ):
@@ -70,7 +72,7 @@ class CertifiedModel(keras.Model):
         self.min_radius = min_radius
         self.max_gradient_norm = max_gradient_norm
         self.micro_batches = micro_batches
-        self.sharpness = sharpness
+        self.gradient_rule = gradient_rule
         self.relaxation = relaxation
         self.seed = seed
         names = ["loss", *objective.names, "clean_accuracy", "certified_accuracy"]
@@ -87,6 +89,17 @@ class CertifiedModel(keras.Model):
     def metrics(self):
         return list(self._means.values())
 
+    @property
+    def updates_per_step(self) -> int:
+        """How often the optimizer is applied to each batch."""
+        return 1 if self.gradient_rule is None else self.gradient_rule.updates
+
+    @property
+    def step(self) -> tf.Tensor:
+        """Batches trained on so far, an integer scalar; what schedules are asked at."""
+        count = tf.convert_to_tensor(self.optimizer.iterations)
+        return count // self.updates_per_step
+
     def train_step(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is not None:
@@ -94,14 +107,16 @@ class CertifiedModel(keras.Model):
                 "Training takes no weights of examples or classes. Received: batches "
                 "of (images, labels, weights). Leave the weights out."
             )
-        step = self.optimizer.iterations
+        ramp = self.ramp(self.step)
         differentiate = functools.partial(
-            self._differentiate, self._split(images, labels), step
+            self._differentiate, self._split(images, labels), ramp
         )
-        if self.sharpness is None:
+        if self.gradient_rule is None:
             gradients = differentiate()
         else:
-            gradients = self.sharpness(differentiate, self.classifier, self.ramp(step))
+            gradients = self.gradient_rule(
+                Batch(differentiate, self.classifier, self.optimizer, ramp)
+            )
         if self.max_gradient_norm is not None:
             gradients = clip_across_replicas(gradients, self.max_gradient_norm)
         self.optimizer.apply(gradients, self.classifier.trainable_variables)
@@ -125,28 +140,33 @@ class CertifiedModel(keras.Model):
         radius = tf.maximum(self.radius_factor * ball.radius, self.min_radius)
         return LpBall(ball.x, radius, ball.norm, ball.valid_range)
 
-    def _differentiate(self, parts, step, elsewhere=None):
-        """Gradients of the batch, summed over its parts.
+    def _differentiate(self, parts, ramp, elsewhere=None, losses_of=None):
+        """Gradients of the batch, summed over its parts; see `gradients.Batch`.
 
         Args:
             parts: pairs of images and labels.
-            step: of the optimizer.
+            ramp: share of the target radius.
             elsewhere: returns a scope in which the classifier has other weights, made
-                of the trainable variables; such a pass shows in no metric.
+                of the trainable variables.
+            losses_of: losses of a forward pass, `[batch]`, instead of the objective.
         """
         variables = self.classifier.trainable_variables
+        update = self.optimizer.iterations  # Another one after each application.
         total = None
         for number, part in enumerate(parts):
             with tf.GradientTape() as tape, (elsewhere or contextlib.nullcontext)():
-                forward = self._forward(*part, self.ramp(step), step, number)
+                forward = self._forward(*part, ramp, update, number)
                 forward = dataclasses.replace(
                     forward, is_at_variables=elsewhere is None
                 )
-                losses, terms = self._penalized(forward)
+                if losses_of is None:
+                    losses, terms = self._penalized(forward)
+                else:
+                    losses = losses_of(forward)
                 # Over the global batch: `optimizer.apply` sums over replicas.
                 loss = tf.nn.compute_average_loss(losses) / self.micro_batches
             gradients = tape.gradient(loss, variables)
-            if elsewhere is None:
+            if elsewhere is None and losses_of is None:
                 self._update(forward, losses, terms)
             total = gradients if total is None else _sum(total, gradients)
         return total

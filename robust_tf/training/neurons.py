@@ -36,7 +36,7 @@ class NeuronShares(keras.callbacks.Callback):
         del epoch
         if not self.model.graph.inputs_of(layers.ReLU):
             return
-        ramp = self.model.ramp(self.model.optimizer.iterations)
+        ramp = self.model.ramp(self.model.step)
         counts = sum(
             self._count(images, weights, ramp).numpy()
             for images, _, weights in self._batches

@@ -30,6 +30,7 @@ from robust_tf.regions import Threat
 from robust_tf.training import checkpoints
 from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.checkpoints import CheckpointStore
+from robust_tf.training.gradients import LessCertain
 from robust_tf.training.gradients import SharpnessAware
 from tests.training import small
 
@@ -180,7 +181,7 @@ NORMALIZED = functools.partial(classifier, normalized=True, dropout=0.2)
     "techniques",
     [
         {
-            "sharpness": SharpnessAware(terms.FollowsRadius(0.0, 0.1)),
+            "gradient_rule": SharpnessAware(terms.FollowsRadius(0.0, 0.1)),
             "micro_batches": 2,
             "precise_statistics": "epoch",
         },
@@ -190,12 +191,17 @@ NORMALIZED = functools.partial(classifier, normalized=True, dropout=0.2)
             "precise_statistics": "end",
             "keep": "best",
         },
+        {"gradient_rule": LessCertain()},
     ],
-    ids=["sharpness_and_statistics", "average"],
+    ids=["sharpness_and_statistics", "average", "less_certain"],
 )
 def test_an_interrupted_run_with_techniques(tmp_path, techniques):
     """Killed in the epoch after the first average; another follows."""
+    objective = terms.robust_natural()
+    if isinstance(techniques.get("gradient_rule"), LessCertain):
+        objective = small.adversarial()
     settings = {
+        "objective": objective,
         "data": dataclasses.replace(DATA, validation_share=0.2),
         "run": dataclasses.replace(RUN, epochs=4, **techniques),
         "architecture": NORMALIZED,
@@ -256,10 +262,36 @@ def test_precise_statistics_at_the_end(tmp_path):
     assert np.abs(moving - values.mean(0)).max() > 0.01
 
 
+def test_two_updates_for_each_batch_leave_times_as_they_are(tmp_path):
+    """Epochs of ramp and learning rate, and the steps on record, count batches."""
+    rates = []
+
+    def optimizer(learning_rate):
+        rates.append(learning_rate)
+        return keras.optimizers.SGD(learning_rate)
+
+    run = dataclasses.replace(
+        RUN,
+        optimizer=optimizer,
+        learning_rate=schedules.MilestoneDecay(0.1, 0.5, (1,)),
+        ramp=schedules.LinearRamp(start=0, length=2),
+    )
+    recorded = []
+    for name, rule in (("plain", None), ("edac", LessCertain())):
+        changed = dataclasses.replace(run, gradient_rule=rule)
+        launch(tmp_path / name, run=changed, objective=small.adversarial())
+        recorded.append(records(tmp_path / name))
+    for plain, edac in zip(*recorded, strict=True):
+        assert (plain["step"], plain["epsilon"]) == (edac["step"], edac["epsilon"])
+    assert [record["step"] for record in recorded[0]] == [3, 6]
+    np.testing.assert_allclose([rates[0](s) for s in (2, 3, 5)], [0.1, 0.05, 0.05])
+    np.testing.assert_allclose([rates[1](s) for s in (5, 6, 11)], [0.1, 0.05, 0.05])
+
+
 def test_techniques_are_part_of_what_a_run_is(folder):
     before = result(folder)
     for changed in (
-        {"sharpness": SharpnessAware(0.1)},
+        {"gradient_rule": SharpnessAware(0.1)},
         {"average_from": 1},
         {"precise_statistics": "epoch"},
     ):

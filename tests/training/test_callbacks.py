@@ -14,11 +14,13 @@ from robust_tf.training.checkpoints import CheckpointStore
 
 
 def _model():
-    """What callbacks need of a model: a classifier and an optimizer."""
+    """What callbacks need of a model: a classifier, an optimizer and their count."""
     classifier = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = keras.optimizers.SGD(0.1)
     optimizer.build(classifier.trainable_variables)
-    return types.SimpleNamespace(classifier=classifier, optimizer=optimizer)
+    return types.SimpleNamespace(
+        classifier=classifier, optimizer=optimizer, step=optimizer.iterations
+    )
 
 
 def _train(callback, model, epochs, first=0):

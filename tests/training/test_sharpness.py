@@ -1,5 +1,7 @@
 """SAM: the gradient at weights moved uphill, with one state for both passes."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_a_step_by_hand(adaptive, micro_batches):
         terms.natural(),
         threat=Threat(0.0),
         optimizer=keras.optimizers.SGD(1.0),
-        sharpness=SharpnessAware(RHO, adaptive),
+        gradient_rule=SharpnessAware(RHO, adaptive),
         micro_batches=micro_batches,
     )
     before = [weight.astype("float64") for weight in model.classifier.get_weights()]
@@ -84,7 +86,7 @@ def _small_model(normalized=True, **options):
 def test_statistics_and_metrics_are_those_of_the_weights_themselves():
     """They move once, by the clean batch of the first pass."""
     plain = _small_model()
-    sharp = _small_model(sharpness=SharpnessAware(RHO))
+    sharp = _small_model(gradient_rule=SharpnessAware(RHO))
     histories = [small.fit(model, small.batches(size=48)) for model in (plain, sharp)]
     assert histories[0] == histories[1]
     norms = [model.classifier.get_layer("norm") for model in (plain, sharp)]
@@ -107,7 +109,7 @@ def test_no_gradient_is_lost_where_a_loss_of_weight_0_is_skipped():
             objective=objective,
             ramp=schedules.LinearRamp(start=100, length=1),
             optimizer=keras.optimizers.SGD(1.0),
-            sharpness=SharpnessAware(RHO),
+            gradient_rule=SharpnessAware(RHO),
         )
         small.fit(model, small.batches())
         results.append(small.weights(model.classifier))
@@ -132,22 +134,24 @@ def test_both_passes_begin_in_one_state():
     model = small.certified_model(
         small.cnn(normalized=True, dropout=0.5),
         small.adversarial(attack),
-        sharpness=SharpnessAware(1e-9),
+        gradient_rule=SharpnessAware(1e-9),
         micro_batches=2,
     )
     model.run_eagerly = True
     gradients = []
-    rule = model.sharpness
+    rule = model.gradient_rule
 
     class Recorded:
-        def __call__(self, differentiate, *more):
+        updates = rule.updates
+
+        def __call__(self, batch):
             def record(*arguments):
-                gradients.append(differentiate(*arguments))
+                gradients.append(batch.differentiate(*arguments))
                 return gradients[-1]
 
-            return rule(record, *more)
+            return rule(dataclasses.replace(batch, differentiate=record))
 
-    model.sharpness = Recorded()
+    model.gradient_rule = Recorded()
     small.fit(model, small.batches(size=48))
     assert len(seen) == 4
     for one, other in zip(seen[:2], seen[2:], strict=True):
@@ -172,7 +176,7 @@ def _trained(name, devices=(), jit=False):
     rho = terms.FollowsRadius(0.0, RHO)
     with strategy_for(devices).scope():
         model = _small_model(
-            normalized, sharpness=SharpnessAware(rho, True), jit=jit, **options
+            normalized, gradient_rule=SharpnessAware(rho, True), jit=jit, **options
         )
     small.fit(model, small.batches(size=24))
     return small.weights(model.classifier)
@@ -193,7 +197,7 @@ def test_xla(name):
 
 def test_clipping_bounds_the_step():
     model = _small_model(
-        sharpness=SharpnessAware(RHO),
+        gradient_rule=SharpnessAware(RHO),
         optimizer=keras.optimizers.SGD(1.0),
         max_gradient_norm=0.01,
     )
