@@ -21,6 +21,9 @@ from robust_tf.propagation.slopes import Neurons
 from robust_tf.regions import Region
 
 _MODES = ("output", "joint", "each")
+# By this share of their widths, known bounds are widened in a joint search: where they
+# are what its start gives, rounding would decide whether slopes have a gradient.
+_WIDENED = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,37 +106,53 @@ class AlphaCrown:
         by_edge = {}
         if self.mode == "each":
             bounds, by_edge = self._search_each(graph, region, bounds)
-        neurons = Neurons.of(graph)
-        count = rows.shape[1]
+        neurons, count = Neurons.of(graph), rows.shape[1]
         batch = region.shape[0] or tf.shape(region.box.lower)[0]
-        start = tf.tile(neurons.adaptive(bounds)[:, None], [1, count, 1])
-        parameters = [Parameter(start, self.rate, neurons.project, by_row=True)]
-        edges = searched_edges(graph) if self.mode == "joint" else []
-        for edge in edges:
-            parameters += self._of_edge(graph, edge, bounds, region)
 
-        def evaluate(values):
-            inner, further = bounds, []
-            if edges:
-                pairs = _pairs(edges, values[1:])
-                inner = intermediate_bounds(
-                    graph, region, bounds, pairs, self.memory_budget_mb
-                )
-                further = [end for edge in edges for end in _ends(inner[edge])]
-            choices = neurons.choices(values[0])
-            margins = crown_margins(graph, region, inner, rows, choices)
+        def margins_of(slopes, bounds):
+            choices = neurons.choices(slopes) if neurons.total else Choices()
+            margins = crown_margins(graph, region, bounds, rows, choices)
             margins = tf.broadcast_to(margins, [batch, count])
-            return margins if thresholds is None else margins - thresholds, further
+            return margins if thresholds is None else margins - thresholds
 
         if not neurons.total:
-            margins, _ = evaluate([start])
-            return margins, bounds, Slopes(start, {})
+            none = tf.zeros([batch, count, 0], region.dtype)
+            return margins_of(none, bounds), bounds, Slopes(none, {})
+        start = tf.tile(neurons.adaptive(bounds)[:, None], [1, count, 1])
+        parameters = [Parameter(start, self.rate, neurons.project, by_row=True)]
+        if self.mode == "joint":
+            found = self._search_jointly(
+                graph, region, bounds, parameters, margins_of, target
+            )
+            margins, bounds, slopes = found
+            return tf.maximum(margins, margins_of(start, bounds)), bounds, slopes
+        margins, (slopes,), _ = self.ascent.maximise(
+            lambda values: (margins_of(*values, bounds), []), parameters, target
+        )
+        return margins, bounds, Slopes(slopes, by_edge)
+
+    def _search_jointly(self, graph, region, bounds, parameters, margins_of, target):
+        """Margins, intervals and slopes, all for the margins."""
+        edges = []
+        for edge in searched_edges(graph):
+            found = self._of_edge(graph, edge, bounds, region)
+            if found:  # Without neurons before it, nothing is free.
+                edges.append(edge)
+                parameters = parameters + found
+        wider = {edge: _widened(bounds[edge]) for edge in bounds}
+
+        def evaluate(values):
+            pairs = _pairs(edges, values[1:])
+            inner = intermediate_bounds(
+                graph, region, wider, pairs, self.memory_budget_mb
+            )
+            further = [end for edge in edges for end in _ends(inner[edge])]
+            return margins_of(values[0], inner), further
+
         margins, values, further = self.ascent.maximise(evaluate, parameters, target)
-        if edges:
-            tighter = dict(zip(edges, _intervals(further), strict=True))
-            bounds = _completed(graph, bounds, tighter)
-            by_edge = dict(_pairs(edges, values[1:]))
-        return margins, bounds, Slopes(values[0], by_edge)
+        tighter = dict(zip(edges, _intervals(further), strict=True))
+        bounds = _completed(graph, bounds, tighter)
+        return margins, bounds, Slopes(values[0], dict(_pairs(edges, values[1:])))
 
     def _search_each(self, graph, region, bounds):
         """Tighter intervals, and the slopes of each edge."""
@@ -221,6 +240,11 @@ def _completed(graph, bounds, tighter):
         interval = interval.intersect(bounds[edge])
         completed[edge] = interval.intersect(tighter.get(edge, interval))
     return completed
+
+
+def _widened(bound):
+    margin = _WIDENED * (bound.upper - bound.lower)
+    return IntervalBound(bound.lower - margin, bound.upper + margin)
 
 
 def _pairs(edges, values):
