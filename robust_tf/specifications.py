@@ -69,7 +69,8 @@ class UnsafeSet:
         clauses: the clause of each row, `rows` integers that count up from 0.
 
     Raises:
-        InputError: for shapes that do not fit together, or a clause without rows.
+        InputError: for shapes or types that do not fit together, numbers that are not
+            finite, or a clause without rows.
     """
 
     rows: tf.Tensor
@@ -77,6 +78,22 @@ class UnsafeSet:
     clauses: tuple[int, ...]
 
     def __post_init__(self):
+        for name in ("rows", "thresholds"):
+            self._set(name, as_tensor(getattr(self, name), name))
+        self._set("clauses", tuple(int(clause) for clause in self.clauses))
+        self._check_shapes()
+        for name in ("rows", "thresholds"):
+            values = getattr(self, name)
+            if is_eager(values) and not np.isfinite(values.numpy()).all():
+                raise InputError(
+                    f"The `{name}` of an unsafe set must be finite. Received: NaN or "
+                    "infinity"
+                )
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)
+
+    def _check_shapes(self):
         rows, thresholds = self.rows.shape, self.thresholds.shape
         numbers = sorted(set(self.clauses))
         is_valid = (
@@ -84,12 +101,16 @@ class UnsafeSet:
             and thresholds.rank == 2
             and rows[1] == thresholds[1] == len(self.clauses) > 0
             and numbers == list(range(len(numbers)))
+            and len({rows[0], thresholds[0]} - {1, None}) <= 1
+            and self.rows.dtype == self.thresholds.dtype
+            and self.rows.dtype.is_floating
         )
         if not is_valid:
             raise InputError(
                 "An unsafe set has rows [batch, rows, outputs], thresholds [batch, "
-                "rows] and the clause of each row, numbered from 0. Received: rows "
-                f"{rows}, thresholds {thresholds}, clauses {self.clauses}"
+                "rows] of one floating type, and the clause of each row, numbered from "
+                f"0. Received: rows {rows} in {self.rows.dtype.name}, thresholds "
+                f"{thresholds} in {self.thresholds.dtype.name}, clauses {self.clauses}"
             )
 
     @classmethod
@@ -116,13 +137,30 @@ class UnsafeSet:
         Args:
             clauses: of `[rows, outputs]` and `[rows]`, numbers.
             dtype: type of the rows.
+
+        Raises:
+            InputError: for a clause without rows, which every output would meet, and
+                for shapes that do not fit together.
         """
-        numbers = [i for i, (rows, _) in enumerate(clauses) for _ in rows]
-        rows = np.concatenate([np.asarray(rows, "float64") for rows, _ in clauses])
-        ends = np.concatenate([np.asarray(ends, "float64") for _, ends in clauses])
-        return cls(
-            tf.constant(rows[None], dtype), tf.constant(ends[None], dtype), (*numbers,)
+        parts = [
+            (np.asarray(rows, "float64"), np.asarray(ends, "float64"))
+            for rows, ends in clauses
+        ]
+        widths = {rows.shape[1:] for rows, _ in parts}
+        is_valid = len(widths) == 1 and all(
+            rows.ndim == 2 and len(rows) and ends.shape == rows.shape[:1]
+            for rows, ends in parts
         )
+        if not is_valid:
+            raise InputError(
+                "Each clause has rows [rows, outputs], at least one, and a threshold "
+                f"for each. Received: {[(r.shape, e.shape) for r, e in parts]}"
+            )
+        numbers = [i for i, (rows, _) in enumerate(parts) for _ in rows]
+        rows, ends = (
+            np.concatenate(arrays)[None] for arrays in zip(*parts, strict=True)
+        )
+        return cls(tf.constant(rows, dtype), tf.constant(ends, dtype), (*numbers,))
 
     @property
     def num_clauses(self) -> int:
@@ -138,14 +176,12 @@ class UnsafeSet:
         )
 
     def gather(self, indices) -> "UnsafeSet":
-        """Returns the sets of some examples; a shared one stays shared."""
-        if self.rows.shape[0] == 1:
-            return self
-        return dataclasses.replace(
-            self,
-            rows=tf.gather(self.rows, indices),
-            thresholds=tf.gather(self.thresholds, indices),
+        """Returns the sets of some examples; what is shared stays shared."""
+        rows, thresholds = (
+            tensor if tensor.shape[0] == 1 else tf.gather(tensor, indices)
+            for tensor in (self.rows, self.thresholds)
         )
+        return dataclasses.replace(self, rows=rows, thresholds=thresholds)
 
     def row_margins(self, outputs: tf.Tensor) -> tf.Tensor:
         """Returns `<row, y> - threshold` at outputs, `[batch, rows]`."""

@@ -31,6 +31,8 @@ class Compiled:
         structure = (shared, batched)
         key = (_skeleton(structure), *key)
         if key not in self._traces:
+            # Without the tensors themselves, which would stay in memory.
+            structure = tf.nest.map_structure(lambda _: 0, structure)
             self._traces[key] = self._trace(structure, key[1:])
         return self._traces[key](*flat)
 
@@ -42,7 +44,7 @@ class Compiled:
             shared, batched = tf.nest.pack_sequence_as(structure, list(flat))
             return self._function(shared, *batched)
 
-        return run
+        return run.get_concrete_function()
 
 
 def _skeleton(value):

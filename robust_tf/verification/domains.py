@@ -38,7 +38,9 @@ class Domains:
 
     def __post_init__(self):
         object.__setattr__(self, "slopes", self.slopes.astype(np.float16, copy=False))
-        multipliers = np.minimum(self.multipliers, _LARGEST).astype(np.float16, copy=False)
+        multipliers = np.minimum(self.multipliers, _LARGEST).astype(
+            np.float16, copy=False
+        )
         object.__setattr__(self, "multipliers", multipliers)
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from robust_tf.errors import InputError
+from robust_tf.verification.lp_layers import ENCODERS
 from robust_tf.verification.lp_program import SolverOptions
 from robust_tf.verification.lp_program import Status
 from robust_tf.verification.lp_tightening import tighten_bounds
@@ -44,7 +45,9 @@ class Milp(Stage):
             )
 
     def applies(self, task):
-        return task.region([0]).is_box
+        layers = [node.layer for node in task.prover.graph.nodes]
+        is_encodable = all(one.is_affine or type(one) in ENCODERS for one in layers)
+        return is_encodable and task.region([0]).is_box
 
     def run(self, task, indices):
         for index in indices:
@@ -54,7 +57,9 @@ class Milp(Stage):
         bounds, _ = intervals(task, [index])
         interval = task.prover.neurons.interval(bounds)
         unstable = (interval.lower < 0.0) & (interval.upper > 0.0)
-        if int(unstable.numpy().sum()) > self.max_unstable:
+        count = int(unstable.numpy().sum())
+        if count > self.max_unstable:
+            task.reasons[index] = f"milp: {count} unstable neurons"
             return
         graph, region = task.prover.graph, task.region([index])
         if self.tightening_s:
@@ -80,6 +85,8 @@ class Milp(Stage):
             elif found.status is Status.LIMIT:
                 task.is_late[index] = True
                 return
+            else:
+                task.reasons[index] = f"milp: {found.status}, within its tolerance of 0"
 
     def _solved(self, task, index, clause, graph, region, bounds):
         unsafe = task.unsafe([index])

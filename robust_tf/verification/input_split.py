@@ -89,9 +89,9 @@ class _Bounding:
             unstable_only=True,
             largest_batch=self._largest_batch,
         )
-        reached, offset = graph.propagate_backward(
-            unsafe.rows, graph.output, bounds, choices
-        )
+        # Without any relaxation all boxes would share the coefficients of one.
+        rows = tf.repeat(unsafe.rows, tf.shape(lower)[0], 0)
+        reached, offset = graph.propagate_backward(rows, graph.output, bounds, choices)
         constants = difference_below(offset, unsafe.thresholds)
         margins, forms = clause_forms(reached[0], constants, box.box, unsafe.clauses)
         by_interval = interval_margins(graph, box, bounds, unsafe.rows, choices)

@@ -25,13 +25,19 @@ class Replayed:
         point: in the type of the model, `[*shape]`.
         executed: the least margin of a clause by the model itself.
         exact: the same by float64 arithmetic.
-        is_inside: the point lies in the region, exactly.
+        exact_margins: of each clause, by that arithmetic, `[clauses]`.
+        is_inside: the point lies in the region, exactly, but for entries whose interval
+            holds no number of the type: there it has the one that is next to it.
+        is_strict: the point lies in the region without that exception, so what is
+            proved of the region holds for it.
     """
 
     point: np.ndarray
     executed: float
     exact: float
+    exact_margins: np.ndarray
     is_inside: bool
+    is_strict: bool
 
     @property
     def is_counterexample(self) -> bool:
@@ -66,12 +72,15 @@ class Replay:
         """
         point = representable(np.asarray(point, "float64"), region, self.dtype)
         executed = tf.cast(self.outputs(point), tf.float64)
-        exact = self._exact(tf.cast(point, tf.float64))
+        exact = _margins(unsafe, self._exact(tf.cast(point, tf.float64)))
+        inside = is_inside(point.astype("float64"), region, self.dtype)
         return Replayed(
             point[0],
-            float(_margin(unsafe, executed)),
-            float(_margin(unsafe, exact)),
-            is_inside(point.astype("float64"), region, self.dtype),
+            float(_margins(unsafe, executed).min()),
+            float(exact.min()),
+            exact,
+            inside,
+            inside and is_inside(point.astype("float64"), region, np.dtype("float64")),
         )
 
     def _run_exactly(self, points):
@@ -79,9 +88,9 @@ class Replay:
         return self._graph.propagate_interval(box, Choices())[self._graph.output].center
 
 
-def _margin(unsafe, outputs):
-    margin = unsafe.margin(outputs).numpy()[0]
-    return -np.inf if np.isnan(margin) else margin  # No answer is no safe one.
+def _margins(unsafe, outputs):
+    margins = unsafe.clause_margins(unsafe.row_margins(outputs)).numpy()[0]
+    return np.where(np.isnan(margins), -np.inf, margins)  # No answer is no safe one.
 
 
 def representable(points: np.ndarray, region: Region, dtype) -> np.ndarray:
@@ -115,7 +124,9 @@ def is_inside(points: np.ndarray, region: Region, dtype) -> bool:
         return True
     offset = (points - region.x.numpy()).reshape(len(points), -1)
     length = np.linalg.norm(offset, region.norm, -1)
-    return bool((length <= region.radius.numpy()).all())
+    # The length is rounded too.
+    least = 1.0 - 4.0 * offset.shape[1] * np.finfo("float64").eps
+    return bool((length <= least * region.radius.numpy()).all())
 
 
 def _rounded_inward(region, dtype):

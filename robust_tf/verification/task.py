@@ -90,6 +90,8 @@ class Task:
         count = unsafe.rows.shape[0]
         self.lower = np.full([count, unsafe.num_clauses], -np.inf)
         self.upper = np.full([count], np.inf)
+        # Least margins of the clauses at points of the region, in exact arithmetic.
+        self._seen = np.full(self.lower.shape, np.inf)
         self.predictions: list[int | None] = [None] * count
         self.results: list[VerificationResult | None] = [None] * count
         self.reasons: list[str | None] = [None] * count
@@ -145,11 +147,15 @@ class Task:
             margins: of what is proved; the example is verified once all are above 0.
             method: what proved them.
             claim: what that rests on; default: what the prover's bounds do.
+
+        Raises:
+            ContradictionError: where a point was seen that shows otherwise.
         """
         if claim is not None and np.any(margins > np.maximum(self.lower[index], 0.0)):
             self._claims[index] = claim
         is_better = margins > self.lower[index]  # False for NaN.
         self.lower[index] = np.where(is_better, margins, self.lower[index])
+        self._check(index)
         if not self.open_clauses(index).size and self.results[index] is None:
             self._decide(index, Verdict.VERIFIED, method, claim=self._claims[index])
 
@@ -169,12 +175,30 @@ class Task:
         if not found.is_inside:
             return False
         self.upper[index] = min(self.upper[index], found.executed)
-        self._check(index, found)
+        if found.is_strict:
+            self._seen[index] = np.minimum(self._seen[index], found.exact_margins)
+            self._check(index, found.executed)
         if found.is_counterexample:
             self._decide(index, Verdict.FALSIFIED, method, counterexample=found.point)
         elif not found.exact > 0.0:
             self._suspects[index] = found.point
         return found.is_counterexample
+
+    def expire(self, indices) -> None:
+        """Turns answers that came after the deadline into TIMEOUT."""
+        for index in indices:
+            result = self.results[index]
+            if result is None or self.clock.remaining(index) >= 0.0:
+                continue
+            if result.verdict in (Verdict.VERIFIED, Verdict.FALSIFIED):
+                self.results[index] = dataclasses.replace(
+                    result,
+                    verdict=Verdict.TIMEOUT,
+                    method=None,
+                    claim=None,
+                    counterexample=None,
+                    reason=f"late: {result.verdict} by {result.method}",
+                )
 
     def fail(self, index: int, verdict: Verdict, reason: str | None) -> None:
         """Enters that an example stays without an answer."""
@@ -183,14 +207,19 @@ class Task:
             reason = f"numeric: unsafe in float64 alone; {reason}"
         self._decide(index, verdict, None, reason=reason, counterexample=point)
 
-    def _check(self, index, found):
-        """Real arithmetic at a point must not fall below what was proved of it."""
-        proved = self.lower[index].min()
-        if proved > found.exact + 1e-6 * (1.0 + abs(found.exact)):
+    def _check(self, index, executed=np.inf):
+        """What points show must not lie below what was proved of them."""
+        claim, proved, seen = self._claims[index], self.lower[index], self._seen[index]
+        slack = 1e-3 if claim is Claim.TOLERANCE else 1e-6
+        seen = np.where(np.isfinite(seen), seen + slack * (1.0 + np.abs(seen)), seen)
+        if claim is Claim.EXECUTED and proved.min() > executed:
+            seen = np.where(proved == proved.min(), executed, seen)
+        for clause in np.flatnonzero(proved > seen):
             raise ContradictionError(
-                f"Example {index}: margins were proved to be at least {proved:.9g}; "
-                f"a point of the region gives {found.exact:.9g}. One of the two is "
-                "wrong; nothing is reported."
+                f"Example {index}: the margin of clause {clause} was proved to be at "
+                f"least {proved[clause]:.9g}; a point of the region gives "
+                f"{seen[clause]:.9g} at most. One of the two is wrong; nothing is "
+                "reported."
             )
 
     def _decide(self, index, verdict, method, **evidence):

@@ -115,7 +115,7 @@ class Verifier:
         for index in task.open:
             is_late = task.is_late[index] or task.clock.remaining(index) <= 0.0
             verdict = Verdict.TIMEOUT if is_late else Verdict.UNKNOWN
-            task.fail(index, verdict, task.reasons[index])
+            task.fail(index, verdict, task.reasons[index] or "no stage decided it")
         tell()
         return task.finished()
 
@@ -145,6 +145,7 @@ class Verifier:
                     task.fail(index, Verdict.ERROR, reason[:500])
             finally:
                 task.clock.stop()
+            task.expire(indices)
             tell()
 
     def _checked(self, region, labels, timeout_s, unsafe):
@@ -159,16 +160,23 @@ class Verifier:
             raise InputError("Give either `labels` or `unsafe`, and not both.")
         if unsafe is None:
             labels = checked_labels(labels, classes)
+            if labels.shape[0] != count:
+                raise InputError(
+                    f"There must be one label for each of the {count} examples. "
+                    f"Received: {labels.shape[0]}"
+                )
             unsafe = UnsafeSet.misclassified(labels, classes, DECIDING)
         unsafe = unsafe.cast(DECIDING)
-        given, width = unsafe.rows.shape[0], unsafe.rows.shape[2]
-        if width != classes or given not in (1, count):
+        parts, width = (unsafe.rows, unsafe.thresholds), unsafe.rows.shape[2]
+        given = {part.shape[0] for part in parts}
+        if width != classes or not given <= {1, count}:
             raise InputError(
-                f"Labels or unsafe sets must fit {count} examples and {classes} "
-                f"outputs. Received: {given} examples, {width} outputs"
+                f"Unsafe sets must fit {count} examples and {classes} outputs. "
+                f"Received: {sorted(given)} examples, {width} outputs"
             )
-        rows = tf.repeat(unsafe.rows, count // given, 0)
-        thresholds = tf.repeat(unsafe.thresholds, count // given, 0)
+        rows, thresholds = (
+            tf.repeat(part, count // part.shape[0], 0) for part in parts
+        )
         region = tf.nest.map_structure(lambda part: tf.cast(part, DECIDING), region)
         return region, dataclasses.replace(unsafe, rows=rows, thresholds=thresholds)
 

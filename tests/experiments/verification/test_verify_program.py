@@ -44,6 +44,34 @@ def test_the_program(launch, quick, tmp_path, path, capsys):
     assert "CROWN-IBP" in capsys.readouterr().out
 
 
+NAMED = (
+    "cnn7_naive",
+    "cnn7_naive_lessmem",
+    "cnn7_naive_noearly",
+    "cnn7_naive_noearly_upb",
+    "small",
+)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_plans(name):
+    """Branch and bound as published evaluations had it; programs at the end."""
+    configuration.parse([str(PLANS / f"{name}.gin")], [])
+    made = configuration.call(Plan)
+    found = {stage.name: stage for stage in made.stages}
+    assert found["bab"].early_terminate == (
+        name in ("cnn7_naive", "cnn7_naive_lessmem")
+    )
+    if name == "small":
+        assert made.stages[-1].name == "milp"
+        return
+    assert found["alpha-crown"].search.mode == "each"
+    assert found["bab"].ascent.iterations == 2
+    heuristic = "upb" if name.endswith("upb") else "supc"
+    assert found["bab"].branching.heuristic == heuristic
+    assert found["bab"].batch_size == (60 if name.endswith("lessmem") else 100)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -58,6 +86,7 @@ def test_plan_files(launch, name, expected):
         "default",
         "executed",
         "fast",
+        *NAMED,
     }
     configuration.parse([str(PLANS / f"{name}.gin")], [])
     if name == "fast":
