@@ -111,7 +111,7 @@ def convert(model) -> keras.Model:
         InputError: naming every layer without rules at once; for models that are not
             built, share layers, or have several inputs or outputs; for NaN weights.
     """
-    model = _opened(_loaded(model))
+    model = _opened(loaded(model))
     _check_model(model)
     _raise_for(_unsupported(model))
     rebuilt = _Rebuilder(model).run()
@@ -119,7 +119,12 @@ def convert(model) -> keras.Model:
     return rebuilt
 
 
-def _loaded(model):
+def loaded(model):
+    """Returns the model that a path names; anything else as it is.
+
+    Raises:
+        InputError: for a path that holds no Keras model.
+    """
     if not isinstance(model, (str, pathlib.Path)):
         return model
     path = pathlib.Path(model)

@@ -91,15 +91,10 @@ class BranchAndBound(Stage):
 
     def run(self, task, indices):
         for index in indices:
+            search = self.ascent, self.slope_rate, self.multiplier_rate, self.branching
             subproblems = task.prover.once(
-                self,
-                lambda: Subproblems(
-                    task.prover,
-                    self.ascent,
-                    self.slope_rate,
-                    self.multiplier_rate,
-                    self.branching,
-                ),
+                (Subproblems, *search),
+                lambda search=search: Subproblems(task.prover, *search),
             )
             _Search(self, task, index, subproblems).run()
 
@@ -302,9 +297,8 @@ class _Search:
         outputs = tf.cast(task.replay.outputs(points), tf.float64)
         seen = self._unsafe.margin(outputs).numpy()
         best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
-        if not seen[best] > 0.0 and task.suspect(index, points[best], self.name):
+        if self._is_news(seen[best]) and task.suspect(index, points[best], self.name):
             return
-        task.upper[index] = min(task.upper[index], seen[best])
         options = self._options
         is_due = self._round % options.attack_every == 0
         is_over = (
@@ -322,10 +316,13 @@ class _Search:
         )
         outputs = tf.cast(task.replay.outputs(found), tf.float64)
         seen = self._unsafe.margin(outputs).numpy()
-        best = int(np.argmin(seen))
-        task.upper[index] = min(task.upper[index], seen[best])
-        if not seen[best] > 0.0:
+        best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
+        if self._is_news(seen[best]):
             task.suspect(index, found[best], self.name)
+
+    def _is_news(self, margin) -> bool:
+        """Whether a point is worth a closer look: it may lie outside the region."""
+        return margin < self._task.upper[self._index] or not margin > 0.0
 
     @property
     def name(self):

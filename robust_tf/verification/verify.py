@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 from absl import logging
 
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.layers.convert import convert
+from robust_tf.layers.convert import loaded
 from robust_tf.propagation.compute import checked_region
 from robust_tf.regions import Region
 from robust_tf.specifications import UnsafeSet
@@ -41,8 +41,8 @@ class Verifier:
 
     def __init__(self, model, plan: Plan | None = None):
         self._plan = plan or Plan()
-        converted = convert(model)
-        original = model if isinstance(model, keras.Model) else converted
+        original = loaded(model)
+        converted = convert(original)
         graph = BoundGraph.from_model(converted)
         self._graph = graph
         self._prover = Prover(

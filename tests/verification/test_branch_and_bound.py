@@ -308,6 +308,28 @@ def test_attack_inside_finds_what_attacks_miss():
         assert found.method == "bab"
 
 
+def test_least_margin_was_seen_inside_the_region(bench, monkeypatch):
+    """The least of a bound may lie outside a ball that a range cuts, or be rounded."""
+    check, inside, domains = bench.replay.check, [], 0
+
+    def noted(*args):
+        found = check(*args)
+        if found.is_inside:
+            inside.append(found.executed)
+        return found
+
+    monkeypatch.setattr(bench.replay, "check", noted)
+    for corner in np.eye(4, dtype="float32"):
+        inside.clear()
+        region = rt.LpBall(corner[None], 0.5, 2)
+        margin = logits_at(bench, corner[None])[0] @ [1.0, -1.0, 0.0]
+        unsafe = below(margin - 0.8, 3)
+        result = searched(bench, unsafe, region=region, attack=verifying.QUICK)
+        domains += result.domains
+        assert result.upper_bound == min(inside, default=np.inf)
+    assert domains > 4
+
+
 def test_wrong_options_are_refused():
     for wrong in (
         {"batch_size": 0},
