@@ -100,7 +100,9 @@ class _Bounding:
         # What keeps the box open: its hardest clause.
         form = tf.gather(forms, tf.argmin(margins, -1), axis=1, batch_dims=1)
         points = box.box.center - tf.sign(form) * box.box.radius
-        return margins, points, tf.abs(form) * (upper - lower)
+        # Of all rows: in a combination their coefficients may cancel.
+        effect = tf.reduce_sum(tf.abs(reached[0]), 1) * (upper - lower)
+        return margins, points, effect
 
 
 class _Search:
