@@ -15,7 +15,7 @@ from robust_tf.verification.domains import DomainPool
 from robust_tf.verification.domains import Domains
 from robust_tf.verification.leaves import Leaves
 from robust_tf.verification.stages import Stage
-from robust_tf.verification.stages import attack_points
+from robust_tf.verification.stages import attack_from
 from robust_tf.verification.stages import intervals
 from robust_tf.verification.subproblems import Subproblems
 from robust_tf.verification.task import Task
@@ -123,7 +123,6 @@ class _Search:
         self._batch_size = options.batch_size
         self._iterations = _Iterations(options.ascent.iterations)
         self._round, self._gain, self._worst = 0, 0.0, -np.inf
-        self._claim = None
 
     def run(self):
         task, index = self._task, self._index
@@ -283,8 +282,7 @@ class _Search:
         self._pool.push(rest.take(~is_leaf))
         for leaf in np.flatnonzero(is_leaf):
             clause = rest.clause[leaf]
-            bound, claim = self._leaves.solve(clause, rest.signs[leaf])
-            self._claim = claim or self._claim
+            bound = self._leaves.solve(clause, rest.signs[leaf])
             self._proved[clause] = min(
                 self._proved[clause], max(bound, rest.lower[leaf])
             )
@@ -294,10 +292,7 @@ class _Search:
     def _try(self, points, margins):
         """Runs the points where relaxations are least; now and then, attacks."""
         task, index = self._task, self._index
-        outputs = tf.cast(task.replay.outputs(points), tf.float64)
-        seen = self._unsafe.margin(outputs).numpy()
-        best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
-        if self._is_news(seen[best]) and task.suspect(index, points[best], self.name):
+        if task.try_points(index, points, self.name):
             return
         options = self._options
         is_due = self._round % options.attack_every == 0
@@ -306,23 +301,16 @@ class _Search:
         )
         if options.attack is None or not is_due or is_over:
             return
-        hardest = np.argsort(margins)[:10]
-        region, unsafe = (
-            tf.nest.map_structure(lambda part: _repeated(part, len(hardest)), one)
-            for one in (self._root[0], self._unsafe)
+        hardest = points[np.argsort(margins)[:10]]
+        attack_from(
+            task,
+            index,
+            options.attack,
+            self._root[0],
+            hardest,
+            self._round,
+            self.name,
         )
-        found = attack_points(
-            task, options.attack, region, unsafe, self._round, points[hardest]
-        )
-        outputs = tf.cast(task.replay.outputs(found), tf.float64)
-        seen = self._unsafe.margin(outputs).numpy()
-        best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
-        if self._is_news(seen[best]):
-            task.suspect(index, found[best], self.name)
-
-    def _is_news(self, margin) -> bool:
-        """Whether a point is worth a closer look: it may lie outside the region."""
-        return margin < self._task.upper[self._index] or not margin > 0.0
 
     @property
     def name(self):
@@ -341,7 +329,7 @@ class _Search:
         elif self._leaves.reason and not len(self._pool):
             task.reasons[index] = self._leaves.reason
         bounds[np.isinf(bounds) & (bounds > 0.0)] = np.nan  # Not looked at.
-        task.prove_clauses(index, bounds, self.name, self._claim)
+        task.prove_clauses(index, bounds, self.name)
 
     def _is_hopeless(self, remaining, last) -> bool:
         """Whether bounds grow too slowly to end in time."""
@@ -418,7 +406,3 @@ class _RowsOfClauses:
     def of(self, clauses) -> tuple[np.ndarray, np.ndarray]:
         """Returns rows and thresholds for the clause of each domain."""
         return self._rows[clauses], self._ends[clauses]
-
-
-def _repeated(tensor, count):
-    return tf.repeat(tensor, count, 0) if tensor.shape.rank else tensor

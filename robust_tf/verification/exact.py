@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from robust_tf.errors import InputError
-from robust_tf.verification.lp_layers import ENCODERS
+from robust_tf.verification.lp_layers import is_encodable_graph
 from robust_tf.verification.lp_program import SolverOptions
 from robust_tf.verification.lp_program import Status
 from robust_tf.verification.lp_tightening import tighten_bounds
@@ -45,9 +45,7 @@ class Milp(Stage):
             )
 
     def applies(self, task):
-        layers = [node.layer for node in task.prover.graph.nodes]
-        is_encodable = all(one.is_affine or type(one) in ENCODERS for one in layers)
-        return is_encodable and task.region([0]).is_box
+        return is_encodable_graph(task.prover.graph) and task.region([0]).is_box
 
     def run(self, task, indices):
         for index in indices:

@@ -18,7 +18,7 @@ from robust_tf.rounding import largest_magnitude
 from robust_tf.verification.combining import clause_forms
 from robust_tf.verification.compiled import Compiled
 from robust_tf.verification.stages import Stage
-from robust_tf.verification.stages import attack_points
+from robust_tf.verification.stages import attack_from
 from robust_tf.verification.stages import intervals
 
 _LAST_ROUND = 1.1
@@ -191,33 +191,23 @@ class _Search:
             return
         shape = points.shape
         centers = ((boxes.lower + boxes.upper) / 2.0).reshape(shape)
-        if self._is_unsafe(np.concatenate([points, centers])):
+        task, index = self._task, self._index
+        both = np.concatenate([points, centers])
+        if task.try_points(index, both, self._options.name):
             return
         options = self._options
         if options.attack is None or self._round % options.attack_every:
             return
         hardest = points[np.argsort(boxes.margins.min(-1))[:10]]
-        region, unsafe = (
-            tf.nest.map_structure(lambda part: tf.repeat(part, len(hardest), 0), one)
-            for one in (Box.from_interval(self._region().box), self._unsafe)
+        attack_from(
+            task,
+            index,
+            options.attack,
+            Box.from_interval(task.region([index]).box),
+            hardest,
+            self._round,
+            options.name,
         )
-        self._is_unsafe(
-            attack_points(
-                self._task, options.attack, region, unsafe, self._round, hardest
-            )
-        )
-
-    def _region(self):
-        return self._task.region([self._index])
-
-    def _is_unsafe(self, points) -> bool:
-        task, index = self._task, self._index
-        outputs = tf.cast(task.replay.outputs(points), tf.float64)
-        seen = self._unsafe.margin(outputs).numpy()
-        best = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
-        # Rounded to the model's type, a point may lie outside: the task looks again.
-        is_news = seen[best] < task.upper[index] or not seen[best] > 0.0
-        return is_news and task.suspect(index, points[best], self._options.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,10 @@ from robust_tf.specifications import UnsafeSet
 from robust_tf.verification.encoding import Encoding
 from robust_tf.verification.lp_affine import Affine
 from robust_tf.verification.lp_bounds import lp_bound
-from robust_tf.verification.lp_layers import ENCODERS
+from robust_tf.verification.lp_layers import is_encodable_graph
 from robust_tf.verification.lp_program import SolverOptions
 from robust_tf.verification.lp_program import Status
 from robust_tf.verification.prover import DECIDING
-from robust_tf.verification.result import Claim
 
 # More than a few float64 operations err by, relative to their terms.
 _SLACK = 2.0**-50
@@ -50,7 +49,7 @@ class Leaves:
         is_encodable = region.is_box or region.norm == 1.0
         self._region = region if is_encodable else Box.from_interval(region.box)
         layers = [node.layer for node in self._graph.nodes if not node.layer.is_affine]
-        self._has_programs = all(type(layer) in ENCODERS for layer in layers)
+        self._has_programs = is_encodable_graph(self._graph)
         relaxed = [layer.name for layer in layers if not layer.has_lower_slope]
         self._gap = "numeric: a leaf within rounding of 0"
         if relaxed:
@@ -59,8 +58,8 @@ class Leaves:
             self._gap = "incomplete: a leaf over a ball that no linear program takes"
         self.reason = None
 
-    def solve(self, clause: int, signs: np.ndarray) -> tuple[float, Claim | None]:
-        """Returns a proved margin of a clause in a leaf, and what it rests on.
+    def solve(self, clause: int, signs: np.ndarray) -> float:
+        """Returns a proved margin of a clause in a leaf.
 
         The bound is taken anew from the solver's multipliers. The points where it is
         least are run, and decide the example if one is a counterexample.
@@ -80,7 +79,7 @@ class Leaves:
             self.reason = f"solver: {error}"[:_LONGEST_REASON]
         if not best > 0.0:
             self.reason = self.reason or self._gap
-        return best, None
+        return best
 
     @property
     def _is_decided(self) -> bool:

@@ -20,7 +20,6 @@ from robust_tf.graph import Choices
 from robust_tf.propagation.backward import minimum
 from robust_tf.regions import Region
 from robust_tf.verification.encoding import Encoding
-from robust_tf.verification.lp_layers import leak_of
 from robust_tf.verification.lp_layers import phases
 from robust_tf.verification.lp_program import Solution
 from robust_tf.verification.lp_program import SolverOptions
@@ -222,7 +221,7 @@ def lower_slopes(encoding: Encoding, found: Solution) -> dict[str, np.ndarray]:
         name, (edge, *_) = node.layer.name, node.inputs
         if not node.layer.has_lower_slope or name not in encoding.unstable:
             continue
-        leak, index = leak_of(node.layer), encoding.unstable[name]
+        leak, index = node.layer.least_slope, encoding.unstable[name]
         bound = encoding.bounds[edge]
         low, high = (np.ravel(np.asarray(end)) for end in (bound.lower, bound.upper))
         slope = np.where(high > -low, 1.0, leak)

@@ -26,7 +26,7 @@ def encode_two_pieces(encoding, node, low, high) -> Affine:
         high: upper ends of z, `[neurons]`.
     """
     (edge,) = node.inputs
-    leak = leak_of(node.layer)
+    leak = node.layer.least_slope
     signs = encoding.splits.get(edge, np.zeros(len(low), int))
     phase = phases(low, high, signs, leak)
     needed = np.flatnonzero((phase >= 0) | (leak > 0.0) | (signs != 0))
@@ -50,7 +50,7 @@ def encode_two_pieces(encoding, node, low, high) -> Affine:
 def _bound_activation(encoding, name, outputs, values, ends):
     """The rows between unstable neurons and what they read."""
     low, high = ends
-    leak = leak_of(encoding.layer(name))
+    leak = encoding.layer(name).least_slope
     below = values.scaled(leak)
     encoding.at_most((name, "identity"), values - outputs)
     encoding.at_most((name, "leak"), below - outputs)
@@ -132,9 +132,10 @@ ENCODERS = {
 }
 
 
-def leak_of(layer) -> float:
-    """The slope below 0, in TensorFlow's type for it."""
-    return float(np.float32(layer.negative_slope))
+def is_encodable_graph(graph) -> bool:
+    """Returns whether programs have rows for all layers of a classifier."""
+    layers = (node.layer for node in graph.nodes)
+    return all(layer.is_affine or type(layer) in ENCODERS for layer in layers)
 
 
 def phases(low, high, signs, leak: float = 0.0) -> np.ndarray:

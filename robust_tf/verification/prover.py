@@ -87,7 +87,7 @@ class Prover:
 
             def run(shared, region, unsafe, bounds):
                 del shared
-                region, unsafe, bounds = _cast((region, unsafe, bounds), SEARCHING)
+                region, unsafe, bounds = cast((region, unsafe, bounds), SEARCHING)
                 _, _, slopes = search.search(
                     self.graph,
                     region,
@@ -174,7 +174,7 @@ class Prover:
 
     def _passes_by_slopes(self, shared, region, unsafe, bounds, charges, slopes):
         del shared
-        slopes = _cast(slopes, DECIDING)
+        slopes = cast(slopes, DECIDING)
         if slopes.by_edge:
             rounding = self._opened(region)
             by_edge = {
@@ -213,5 +213,6 @@ def _reach(region):
     return largest_magnitude(region.box)
 
 
-def _cast(structure, dtype):
+def cast(structure, dtype):
+    """Returns a structure of tensors in another type."""
     return tf.nest.map_structure(lambda tensor: tf.cast(tensor, dtype), structure)

@@ -12,6 +12,7 @@ from robust_tf.attacks.projections import center_of
 from robust_tf.propagation.alpha_crown import AlphaCrown
 from robust_tf.propagation.ascent import Ascent
 from robust_tf.verification.prover import SEARCHING
+from robust_tf.verification.prover import cast
 from robust_tf.verification.task import Task
 
 
@@ -168,11 +169,30 @@ def attack_points(
         number: with the task's seed, the seed of the attack.
         start: points to begin from, `[batch, *shape]`; None for the attack's own.
     """
-    region, unsafe = tf.nest.map_structure(
-        lambda tensor: tf.cast(tensor, SEARCHING), (region, unsafe)
-    )
+    region, unsafe = cast((region, unsafe), SEARCHING)
     seed = tf.constant([task.seed, number])
     if start is not None:
         start = tf.cast(start, SEARCHING)
     points = task.prover.attacked(attack, region, unsafe, seed, start)
     return points.numpy().astype("float64")
+
+
+def attack_from(task, index: int, attack, region, points, number: int, method: str):
+    """Attacks one example from several points, and tries where that ends.
+
+    Args:
+        task: of the example.
+        index: its place in the task.
+        attack: such as `PGD`.
+        region: of the example, `[1, *shape]`, float64.
+        points: to begin from, `[points, *shape]`.
+        number: with the task's seed, the seed of the attack.
+        method: what asks for it.
+    """
+
+    def repeated(tensor):
+        return tf.repeat(tensor, len(points), 0) if tensor.shape.rank else tensor
+
+    region, unsafe = tf.nest.map_structure(repeated, (region, task.unsafe([index])))
+    found = attack_points(task, attack, region, unsafe, number, points)
+    task.try_points(index, found, method)

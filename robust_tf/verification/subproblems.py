@@ -17,6 +17,7 @@ from robust_tf.verification.prover import DECIDING
 from robust_tf.verification.prover import SEARCH_TARGET
 from robust_tf.verification.prover import SEARCHING
 from robust_tf.verification.prover import Prover
+from robust_tf.verification.prover import cast
 
 
 class Subproblems:
@@ -80,9 +81,7 @@ class Subproblems:
         return self._quick(root, *_floats((rows, thresholds, signs, slopes), SEARCHING))
 
     def _refined(self, root, rows, thresholds, signs, slopes, multipliers, iterations):
-        region, bounds, _ = tf.nest.map_structure(
-            lambda tensor: tf.cast(tensor, SEARCHING), root
-        )
+        region, bounds, _ = cast(root, SEARCHING)
         bounds = self._split(bounds, signs)
 
         def evaluate(values):
@@ -123,9 +122,7 @@ class Subproblems:
         return margins, self._least_points(region, reached[0]), *candidates
 
     def _margins_quickly(self, root, rows, thresholds, signs, slopes):
-        region, bounds, _ = tf.nest.map_structure(
-            lambda tensor: tf.cast(tensor, SEARCHING), root
-        )
+        region, bounds, _ = cast(root, SEARCHING)
         bounds = self._split(bounds, signs)
         choices = self._neurons.choices(slopes)
         margins = crown_margins(self._graph, region, bounds, rows, choices)

@@ -184,6 +184,23 @@ class Task:
             self._suspects[index] = found.point
         return found.is_counterexample
 
+    def try_points(self, index: int, points: np.ndarray, method: str) -> bool:
+        """Runs points, and looks closer at the worst: it may lie outside the region.
+
+        Args:
+            index: of the example.
+            points: `[points, *shape]`.
+            method: what found them.
+
+        Returns:
+            Whether it is a counterexample, which decides.
+        """
+        outputs = tf.cast(self.replay.outputs(points), tf.float64)
+        seen = self.unsafe([index]).margin(outputs).numpy()
+        worst = int(np.argmin(np.where(np.isnan(seen), -np.inf, seen)))
+        is_news = seen[worst] < self.upper[index] or not seen[worst] > 0.0
+        return is_news and self.suspect(index, points[worst], method)
+
     def expire(self, indices) -> None:
         """Turns answers that came after the deadline into TIMEOUT."""
         for index in indices:

@@ -18,6 +18,7 @@ from robust_tf.specifications import checked_labels
 from robust_tf.verification.plan import Plan
 from robust_tf.verification.prover import DECIDING
 from robust_tf.verification.prover import Prover
+from robust_tf.verification.prover import cast
 from robust_tf.verification.replay import Replay
 from robust_tf.verification.result import ContradictionError
 from robust_tf.verification.result import Verdict
@@ -177,7 +178,7 @@ class Verifier:
         rows, thresholds = (
             tf.repeat(part, count // part.shape[0], 0) for part in parts
         )
-        region = tf.nest.map_structure(lambda part: tf.cast(part, DECIDING), region)
+        region = cast(region, DECIDING)
         return region, dataclasses.replace(unsafe, rows=rows, thresholds=thresholds)
 
 
