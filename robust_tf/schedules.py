@@ -58,6 +58,31 @@ class LinearRamp:
 
 
 @dataclasses.dataclass(frozen=True)
+class Staircase:
+    """`(epoch + 1) / length` throughout an epoch counted from 0, at most 1.
+
+    The warm-up of attacks on smoothed classifiers (arXiv:1906.04584).
+
+    Attributes:
+        length: epochs until 1 is reached, a whole number; 0 and 1: from the start.
+        start: epochs before, at 0.
+        steps_per_epoch: optimizer steps in one epoch.
+    """
+
+    length: int = 0
+    start: int = 0
+    steps_per_epoch: int = 1
+
+    def __post_init__(self):
+        _check_times(self)
+
+    def __call__(self, step) -> tf.Tensor:
+        epoch = tf.cast(step, tf.int64) // self.steps_per_epoch - self.start
+        done = tf.cast(epoch + 1, tf.float32) / max(self.length, 1)
+        return tf.clip_by_value(done, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SmoothedRamp:
     """A power of the step at first, then a straight line, of one slope where they meet.
 

@@ -1,7 +1,8 @@
 """What the model families are put together from.
 
 Kernels and biases begin at `U(-1 / sqrt(fan_in), 1 / sqrt(fan_in))` where no other
-initializer is given, and every convolution and dense layer has a bias.
+initializer is given, and every convolution and dense layer has a bias unless told
+otherwise.
 """
 
 import keras
@@ -39,6 +40,7 @@ def convolution(
     *,
     groups=1,
     kernel_initializer=None,
+    use_bias=True,
 ):
     """A convolution after `padding` zeros on every side of the image.
 
@@ -57,6 +59,7 @@ def convolution(
         stride,
         mode,
         groups=groups,
+        use_bias=use_bias,
         kernel_initializer=kernel_initializer or fan_in_uniform(fan_in),
         bias_initializer=fan_in_uniform(fan_in),
     )(tensor)

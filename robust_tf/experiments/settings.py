@@ -158,6 +158,46 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
+class Certification:
+    """How a classifier that will be smoothed is certified while it is trained.
+
+    Attributes:
+        split: whose examples; not those of training.
+        start: index of the first one.
+        count: how many.
+        every: epochs from one certification to the next; 0: at the end alone.
+        first_epoch: none before so many epochs.
+        n0: samples that choose the class.
+        n: samples that bound its probability.
+        alpha: failure probability of each certificate.
+        batch_size: noisy images at a time; results do not depend on it.
+    """
+
+    split: str = "test"
+    start: int = 0
+    count: int = 500
+    every: int = 0
+    first_epoch: int = 0
+    n0: int = 100
+    n: int = 1000
+    alpha: float = 0.001
+    batch_size: int = 1000
+
+    def __post_init__(self):
+        for name, least in {
+            "start": 0,
+            "count": 1,
+            "every": 0,
+            "first_epoch": 0,
+        }.items():
+            if not _is_whole(getattr(self, name), least):
+                raise InputError(
+                    f"`{name}` must be a whole number of at least {least}. Received: "
+                    f"{getattr(self, name)!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class Bounds:
     """Which certificates are computed.
 

@@ -9,20 +9,24 @@ import sys
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from robust_tf import data as datasets
 from robust_tf import schedules
 from robust_tf.errors import InputError
+from robust_tf.experiments.settings import Certification
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
 from robust_tf.files import write_atomically
 from robust_tf.files import write_json
+from robust_tf.interchange import matlab
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.regions import Threat
 from robust_tf.training.averaging import WeightAverage
 from robust_tf.training.callbacks import AfterSteps
 from robust_tf.training.callbacks import Checkpoints
 from robust_tf.training.callbacks import MetricsLog
+from robust_tf.training.certification import CertifyExamples
 from robust_tf.training.certified_model import CertifiedModel
 from robust_tf.training.checkpoints import CheckpointStore
 from robust_tf.training.determinism import sum_in_fixed_order
@@ -52,6 +56,7 @@ def train(
     run: Run,
     initialization: Callable[[keras.Model], None] | None = None,
     test_attack: Callable | None = None,
+    certification: Certification | None = None,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> dict:
     """Trains a classifier; the same call after an interruption goes on with it.
@@ -68,6 +73,8 @@ def train(
         initialization: changes the new model's weights, such as
             `initializers.ibp_initialization`; None leaves them.
         test_attack: measures attacked accuracy; None for none.
+        certification: of examples by randomized smoothing, in some epochs and at the
+            end, each written to `certification/`; for objectives with noise.
         on_accepted: called once it is clear that the folder is this run's; what is
             written before would harm another run that is refused.
 
@@ -103,7 +110,14 @@ def train(
     on_accepted()
     log = MetricsLog(workdir / "metrics.jsonl")
     log.cut_back(done)
-    records = [*_neurons(training, data, run), log, _board(workdir), checkpoints]
+    certifying = _certifying(model, data, certification, run, workdir)
+    records = [
+        *_neurons(training, data, run),
+        *certifying,
+        log,
+        _board(workdir),
+        checkpoints,
+    ]
     _fit(model, training, validation, data, run, steps, done, [*techniques, *records])
     if run.keep == "best":
         checkpoints.restore_best(model)
@@ -114,11 +128,14 @@ def train(
         model.classifier,
         datasets.evaluation_batches(test, _EVALUATION_BATCH),
         threat,
-        attack=test_attack,
+        # A classifier that is to be smoothed is certified by `bin/certify.py`.
+        **({"methods": ()} if objective.noise else {"attack": test_attack}),
         seed=run.seed,
     )
     summary = _describe(data, threat, architecture, objective, run)
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}
+    for one in certifying:
+        summary |= one.certify(run.epochs) | {"certification": vars(certification)}
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -176,15 +193,16 @@ def _selection(model, run, validation):
             "`keep = 'best'` needs a validation split: set `validation_share`, as a "
             "choice by the test split would flatter the result."
         )
-    certified = model.objective.is_certified
-    key = "val_certified_accuracy" if certified else "val_clean_accuracy"
+    objective = model.objective
+    kind = "noisy" if objective.noise else "clean"
+    kind = "certified" if objective.is_certified else kind
     end = getattr(run.ramp, "start", 0) + getattr(run.ramp, "length", 0)
     if end > run.epochs - 1:
         raise InputError(
             "`keep = 'best'` needs an epoch after the ramp of the radius, which ends "
             f"after {end} epochs. Received: epochs = {run.epochs}"
         )
-    return {"monitor": key, "first_epoch": math.ceil(end)}
+    return {"monitor": f"val_{kind}_accuracy", "first_epoch": math.ceil(end)}
 
 
 def _statistics(model, training, data, run) -> PopulationStatistics:
@@ -215,6 +233,51 @@ def _neurons(training, data, run) -> list[NeuronShares]:
         return []
     size = min(count, data.batch_size)
     return [NeuronShares(datasets.evaluation_batches(training, size, count=count))]
+
+
+def _certifying(model, data, certification, run, workdir) -> list[CertifyExamples]:
+    """Certificates of randomized smoothing in some epochs, where they are wanted."""
+    if certification is None:
+        return []
+    noise = model.objective.noise
+    if noise is None:
+        raise InputError(
+            "`certification` is by randomized smoothing, and needs an objective with "
+            f"`noise`. Received: the objective {model.objective.method!r}. Leave "
+            "`certification` out."
+        )
+    examples = data.load(certification.split)
+    stop = certification.start + certification.count
+    if stop > len(examples):
+        raise InputError(
+            f"Data set '{examples.name}' ({examples.split}) has {len(examples)} "
+            f"examples. Received: start {certification.start}, count "
+            f"{certification.count} of `Certification`. Lower them."
+        )
+    indices = range(certification.start, stop)
+
+    def record(epochs, radii):
+        folder = workdir / "certification"
+        folder.mkdir(exist_ok=True)
+        matlab.write_arrays(folder / f"{epochs}.mat", {"hard": radii})
+
+    return [
+        CertifyExamples(
+            model.graph,
+            noise.sigma,
+            examples.floats(np.asarray(indices)),
+            examples.labels[np.asarray(indices)],
+            every=certification.every,
+            first_epoch=certification.first_epoch,
+            record=record,
+            indices=indices,
+            n0=certification.n0,
+            n=certification.n,
+            alpha=certification.alpha,
+            batch_size=certification.batch_size,
+            seed=run.seed,
+        )
+    ]
 
 
 def _board(workdir):
@@ -285,6 +348,7 @@ def _fingerprint(classifier) -> str:
 
 def _describe(data, threat, architecture, objective, run):
     function = getattr(architecture, "func", architecture)  # Of a partial one.
+    noise = objective.noise
     return {
         "dataset": data.name,
         "architecture": getattr(function, "__name__", type(function).__name__),
@@ -293,6 +357,7 @@ def _describe(data, threat, architecture, objective, run):
         "norm": str(threat.norm),
         "epochs": run.epochs,
         "seed": run.seed,
+        **({} if noise is None else {"sigma": noise.sigma}),
     }
 
 

@@ -9,6 +9,9 @@ from robust_tf.bounds import IntervalBound
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
+from robust_tf.objectives.computed_once import ComputedOnce
+from robust_tf.objectives.noise import Noise
+from robust_tf.objectives.noise import NoisyForward
 from robust_tf.objectives.shrinking import ShrinkingChoices
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
@@ -22,25 +25,6 @@ from robust_tf.specifications import margin_specification
 # Below this weight the backward pass is left out (arXiv:1906.06316).
 _LEAST_BETA = 1e-5
 _STATISTICS = ("clean", "adversarial")
-
-
-class ComputedOnce:
-    """A property that is computed when first asked for, and kept.
-
-    Before Python 3.12 `functools.cached_property` holds a lock while it computes: a
-    replica that waits for the others in a reduction would keep them out for ever.
-    """
-
-    def __init__(self, function: Callable):
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance, owner=None):
-        if instance is None:
-            return self
-        value = self._function(instance)
-        instance.__dict__[self._function.__name__] = value  # Found before this is.
-        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +95,7 @@ class CertifiedForward:
         training: whether batch statistics are used, and moved.
         relaxation: lower slopes of backward passes.
         adversary: attacks the batch, where a term asks for it.
+        noise: on copies of the batch, where a term asks for them.
         is_at_variables: whether the weights are the classifier's variables, not tensors
             in their place (as in `keras.StatelessScope`).
     """
@@ -124,6 +109,7 @@ class CertifiedForward:
     training: bool
     relaxation: str = "adaptive"
     adversary: Adversary | None = None
+    noise: Noise | None = None
     is_at_variables: bool = True
 
     @property
@@ -228,6 +214,24 @@ class CertifiedForward:
             self._attacked_region,
             self.labels,
             self.seed,
+        )
+
+    @ComputedOnce
+    def noisy(self) -> NoisyForward:
+        """Results on noisy copies, for smoothing."""
+        if self.noise is None:
+            raise InputError(
+                "The objective has a term over noisy copies, and no `noise`. Give it "
+                "one: `Noise(sigma=0.25)`."
+            )
+        return NoisyForward(
+            graph=self.graph,
+            noise=self.noise,
+            images=self.images,
+            labels=self.labels,
+            radius=self.epsilon,
+            seed=self.seed,
+            training=self.training,
         )
 
     @property

@@ -7,6 +7,7 @@ import tensorflow as tf
 from robust_tf.errors import InputError
 from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.forward import CertifiedForward
+from robust_tf.objectives.noise import Noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,8 @@ class WeightedSum:
         method: what the combination is called, in records.
         adversary: attacks each batch, for terms that need it.
         reported: further terms, for logs alone.
+        noise: on copies of each batch, for terms that need them. The classifier is then
+            meant to be smoothed.
     """
 
     terms: tuple
@@ -176,6 +179,7 @@ class WeightedSum:
     method: str = "custom"
     adversary: Adversary | None = None
     reported: tuple = ()
+    noise: Noise | None = None
 
     def __post_init__(self):
         names = list(self.names)

@@ -75,9 +75,7 @@ class CertifiedModel(keras.Model):
         self.gradient_rule = gradient_rule
         self.relaxation = relaxation
         self.seed = seed
-        names = ["loss", *objective.names, "clean_accuracy", "certified_accuracy"]
-        if not objective.is_certified:
-            names.remove("certified_accuracy")
+        names = ["loss", *objective.names, *self._accuracies(training=False)]
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
         self._means["epsilon"] = keras.metrics.Mean(name="epsilon")
         self.built = True
@@ -120,9 +118,9 @@ class CertifiedModel(keras.Model):
         if self.max_gradient_norm is not None:
             gradients = clip_across_replicas(gradients, self.max_gradient_norm)
         self.optimizer.apply(gradients, self.classifier.trainable_variables)
-        results = self.get_metrics_result()
-        if not self._certifies(training=True):
-            results.pop("certified_accuracy", None)
+        results, known = self.get_metrics_result(), self._accuracies(training=True)
+        for name in self._accuracies(training=False).keys() - known.keys():
+            results.pop(name)
         return results
 
     def test_step(self, data):
@@ -171,11 +169,23 @@ class CertifiedModel(keras.Model):
             total = gradients if total is None else _sum(total, gradients)
         return total
 
-    def _certifies(self, training: bool) -> bool:
-        """Whether margins hold over the region, not over a part of it."""
-        if training:
-            return self.objective.is_certified_in_training
-        return self.objective.is_certified
+    def _accuracies(self, training: bool) -> dict[str, Callable]:
+        """By name, functions of a forward pass to one value per example.
+
+        In training only what the objective works out anyway, and margins only where
+        they hold over the region, not over a part of it.
+        """
+        objective, found = self.objective, {}
+        if not training or objective.noise is None:
+            found["clean_accuracy"] = lambda forward: forward.is_correct
+        if objective.noise is not None:
+            found["noisy_accuracy"] = lambda forward: forward.noisy.is_correct
+        is_certified = objective.is_certified
+        if objective.is_certified_in_training if training else is_certified:
+            found["certified_accuracy"] = lambda forward: is_verified(
+                objective.margins(forward)
+            )
+        return found
 
     def _penalized(self, forward):
         """The objective, plus what regularizers of the classifier's layers add."""
@@ -210,6 +220,7 @@ class CertifiedModel(keras.Model):
             training=training,
             relaxation=self.relaxation,
             adversary=self.objective.adversary,
+            noise=self.objective.noise,
         )
 
     def _seed(self, step, number):
@@ -221,10 +232,9 @@ class CertifiedModel(keras.Model):
         return fold(fold(seed, tf.cast(replica, tf.int64)), number)
 
     def _update(self, forward, losses, parts, weights=None):
-        values = dict(parts, loss=losses, clean_accuracy=forward.is_correct)
-        if self._certifies(forward.training):
-            margins = self.objective.margins(forward)
-            values["certified_accuracy"] = is_verified(margins)
+        values = dict(parts, loss=losses)
+        for name, accuracy in self._accuracies(forward.training).items():
+            values[name] = accuracy(forward)
         for name, value in values.items():  # One `Mean` for every name.
             self._means[name].update_state(value, weights)
         self._means["epsilon"].update_state(forward.epsilon)

@@ -11,7 +11,7 @@ from robust_tf.errors import InputError
 from robust_tf.propagation.ascent import Ascent
 from robust_tf.specifications import UnsafeSet
 from robust_tf.verification.branching import Branching
-from robust_tf.verification.domains import DomainPool
+from robust_tf.verification.pool import DomainPool
 from robust_tf.verification.domains import Domains
 from robust_tf.verification.leaves import Leaves
 from robust_tf.verification.stages import Stage

@@ -21,11 +21,16 @@ from robust_tf import schedules
 from robust_tf.attacks.pgd import PGD
 from robust_tf.data import ImageDataset
 from robust_tf.data import RandomFlipAndCrop
+from robust_tf.errors import InputError
+from robust_tf.experiments.settings import Certification
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
 from robust_tf.experiments.train import train
+from robust_tf.interchange.matlab import read_arrays
+from robust_tf.objectives import smoothed
 from robust_tf.objectives import terms
 from robust_tf.objectives.forward import Adversary
+from robust_tf.objectives.noise import Noise
 from robust_tf.regions import Threat
 from robust_tf.training import checkpoints
 from robust_tf.training.callbacks import MetricsLog
@@ -506,3 +511,56 @@ def test_kill_9(tmp_path):
         for part in ("parts", "whole")
     }
     assert len(texts) == 1
+
+
+SMOOTHED = terms.WeightedSum(
+    (smoothed.NoisyCrossEntropy(),), (1.0,), "gaussian", noise=Noise(0.25, 2)
+)
+
+
+def test_a_classifier_to_be_smoothed(tmp_path):
+    """Its summary tells the noise, and the folder holds what was certified."""
+    certification = Certification(count=6, start=2, every=1, n0=20, n=100)
+    arguments = {"objective": SMOOTHED, "threat": Threat(0.0, 2)}
+    launch(tmp_path, certification=certification, **arguments)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["sigma"] == 0.25
+    assert "certified_accuracy" not in summary
+    assert summary["certification"]["start"] == 2
+    for number, record in enumerate(records(tmp_path), start=1):
+        (radii,) = read_arrays(tmp_path / f"certification/{number}.mat")["hard"]
+        assert radii.shape == (6,)
+        mean = np.maximum(radii, 0.0).mean()
+        assert record["average_certified_radius"] == pytest.approx(mean)
+        assert record["smoothed_accuracy"] == pytest.approx((radii >= 0.0).mean())
+    assert summary["average_certified_radius"] == pytest.approx(mean)
+
+
+def test_an_interrupted_run_with_noise_repeats(tmp_path):
+    arguments = {"objective": SMOOTHED, "threat": Threat(0.0, 2)}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    launch(whole, **arguments)
+    launch(cut, run=dataclasses.replace(RUN, epochs=1), **arguments)
+    launch(cut, **arguments)
+    assert result(cut) == result(whole)
+
+
+@pytest.mark.parametrize(
+    ("certification", "objective", "text"),
+    [
+        (Certification(count=4), terms.natural(), "needs an objective with `noise`"),
+        (Certification(count=21), SMOOTHED, "start 0, count 21"),
+    ],
+)
+def test_certification_that_cannot_be(tmp_path, certification, objective, text):
+    with pytest.raises(InputError, match=text):
+        launch(tmp_path, certification=certification, objective=objective)
+
+
+def test_the_best_epoch_of_a_classifier_to_be_smoothed(tmp_path):
+    run = dataclasses.replace(RUN, keep="best", epochs=3)
+    data = dataclasses.replace(DATA, validation_share=0.1)
+    launch(tmp_path, data, run, objective=SMOOTHED, threat=Threat(0.0, 2))
+    notes = json.loads((tmp_path / "checkpoints/best.json").read_text())["notes"]
+    values = [record["val_noisy_accuracy"] for record in records(tmp_path)]
+    assert notes["best_value"] == max(values[1:])

@@ -1,0 +1,132 @@
+"""Noisy copies of a training batch, for classifiers that will be smoothed."""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from robust_tf.errors import InputError
+from robust_tf.graph import BoundGraph
+from robust_tf.objectives.computed_once import ComputedOnce
+
+# Keeps the noise apart from what else is drawn by the batch's seed.
+_STREAM = 0x6E6F69
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on each image of a batch; never clipped (arXiv:1902.02918).
+
+    Attributes:
+        sigma: standard deviation, in pixels in [0, 1].
+        copies: how many noisy copies of each image.
+        attack: such as `attacks.smoothadv.SmoothPGD`, which moves the image that the
+            noise is added to, `(logits_fn, images, noises, labels, radius, seed)` to
+            images; None for no attack. The same noise is in the attack and in the loss.
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    sigma: float
+    copies: int = 1
+    attack: Callable | None = None
+
+    def __post_init__(self):
+        if not 0.0 < self.sigma < float("inf"):
+            raise InputError(
+                f"`sigma` must be a finite number above 0. Received: {self.sigma}"
+            )
+        if not isinstance(self.copies, int) or self.copies < 1:
+            raise InputError(
+                f"`copies` must be a whole number of at least 1. Received: "
+                f"{self.copies!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyForward:
+    """Lazy results on noisy copies, which objective terms share.
+
+    Attributes:
+        graph: the classifier.
+        noise: which noise.
+        images: `[batch, *shape]`, in the valid range.
+        labels: class indices, `[batch]`.
+        radius: of the attack, in the L2 norm; a scalar.
+        seed: `[2]` integers: another in each step and replica.
+        training: whether batch statistics are used, and moved.
+    """
+
+    graph: BoundGraph
+    noise: Noise
+    images: tf.Tensor
+    labels: tf.Tensor
+    radius: tf.Tensor
+    seed: tf.Tensor
+    training: bool
+
+    @ComputedOnce
+    def noises(self) -> tf.Tensor:
+        """Of mean 0 and deviation sigma, `[batch, copies, *shape]`."""
+        shape = tf.shape(self.images)
+        shape = tf.concat([shape[:1], [self.noise.copies], shape[1:]], 0)
+        seed = tf.random.experimental.stateless_fold_in(self.seed, _STREAM)
+        dtype = self.images.dtype
+        drawn = tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox")
+        drawn = self.noise.sigma * drawn
+        return tf.ensure_shape(
+            drawn, [self.images.shape[0], self.noise.copies, *self.images.shape[1:]]
+        )
+
+    @ComputedOnce
+    def centers(self) -> tf.Tensor:
+        """What the noise is added to: the images, or where the attack moved them."""
+        if self.noise.attack is None:
+            return self.images
+        return self.noise.attack(
+            self.graph.inference(),
+            self.images,
+            self.noises,
+            self.labels,
+            self.radius,
+            self.seed,
+        )
+
+    @ComputedOnce
+    def logits(self) -> tf.Tensor:
+        """Of all noisy copies, one training batch, `[batch, copies, classes]`."""
+        return self.logits_of(self.centers[:, None] + self.noises)
+
+    def logits_of(self, copies: tf.Tensor) -> tf.Tensor:
+        """Logits of other copies, `[batch, n, *shape]`, as a training batch."""
+        logits, _ = self.graph.forward(merged(copies), self.training)
+        return apart(logits, copies)
+
+    @ComputedOnce
+    def probabilities(self) -> tf.Tensor:
+        """Of each copy, `[batch, copies, classes]`."""
+        return tf.nn.softmax(self.logits)
+
+    @ComputedOnce
+    def losses(self) -> tf.Tensor:
+        """Cross-entropy of each copy, `[batch, copies]`."""
+        labels = tf.repeat(self.labels[:, None], self.noise.copies, 1)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.logits)
+
+    @ComputedOnce
+    def is_correct(self) -> tf.Tensor:
+        """The share of copies that are predicted right, `[batch]`."""
+        predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
+        hits = tf.cast(predictions == self.labels[:, None], tf.float32)
+        return tf.reduce_mean(hits, -1)
+
+
+def merged(copies: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, n, ...]` as `[batch * n, ...]`, copies of an image adjacent."""
+    return tf.reshape(copies, [-1, *copies.shape[2:]])
+
+
+def apart(values: tf.Tensor, copies: tf.Tensor) -> tf.Tensor:
+    """Undoes `merged` for values of copies, `[batch * n, ...]` to `[batch, n, ...]`."""
+    return tf.reshape(values, [-1, copies.shape[1], *values.shape[1:]])
