@@ -5,7 +5,7 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-PROGRAMS = ("train", "evaluate", "verify", "losses", "pareto", "plot")
+PROGRAMS = ("train", "evaluate", "verify", "certify", "losses", "pareto", "plot")
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 setuptools.setup(

@@ -1,9 +1,12 @@
 r"""Draws what run folders tell of training, and prints a table of their results.
 
 One picture has the curves of all runs, one for each run the states of its neurons. Of
-folders that `verify` has written: verdicts over time, accuracy by stage, and counts.
+folders that `verify` has written: verdicts over time, accuracy by stage, and counts. Of
+folders that `certify` has written, and of logs of other systems: certified accuracy
+against the radius, a table, and how the runs differ on the same images.
 
 robust-tf-plot --run=runs/mnist_ibp --run=runs/mnist_crown_ibp --out=pictures
+robust-tf-plot --run=runs/mnist_certified --log=Cohen=FILE --published=mnist --out=DIR
 """
 
 import pathlib
@@ -12,7 +15,11 @@ from absl import flags
 from absl import logging
 
 from robust_tf import files
+from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
+from robust_tf.interchange import radius_logs
+from robust_tf.report import certification_plots
+from robust_tf.report import certification_tables
 from robust_tf.report import plots
 from robust_tf.report import results
 from robust_tf.report import tables
@@ -24,6 +31,11 @@ _FLAGS = flags.FLAGS
 def main(argv):
     """Reads the run folders, and writes a picture and a table of all of them."""
     del argv
+    if not (_FLAGS.run or _FLAGS.log):
+        raise InputError(
+            "`--run` must name a run folder, or `--log` a log of radii. Received: none"
+        )
+    logs = _logs()
     folders = results.run_folders(_FLAGS.run)
     metrics = {
         name: files.read_json_lines(folder / results.METRICS)
@@ -44,6 +56,7 @@ def main(argv):
     elif any(map(_has_more, folders.values())):
         logging.warning("No run has records of epochs, so there are no curves.")
     _show_verification(folders, out)
+    _show_certification(folders, logs, out)
     if records:
         tables.show(records)
         files.write_atomically(out / "results.txt", tables.render(records))
@@ -75,6 +88,62 @@ def _show_verification(folders, out):
     logging.info("Pictures and table of verification are in '%s'.", out)
 
 
+def _logs():
+    """The logs by name, each read."""
+    if _FLAGS.sigma is not None and not _FLAGS.sigma > 0.0:
+        raise InputError(f"`--sigma` must be above 0. Received: {_FLAGS.sigma:g}")
+    found = {}
+    for given in _FLAGS.log:
+        name, _, path = given.partition("=")
+        if not path or pathlib.Path(given).exists():
+            name, path = given, given
+        if name in found:
+            raise InputError(
+                "`--log` must give each log a name of its own, as NAME=FILE. "
+                f"Received: {name!r} twice"
+            )
+        found[name] = radius_logs.read_log(path)
+    return found
+
+
+def _show_certification(folders, logs, out):
+    """A picture and a table of the folders that `certify` has written, and of logs."""
+    rows, runs, curves = _certified(folders, logs)
+    if not rows:
+        return
+    known = [row["sigma"] for row in rows if row["sigma"] is not None]
+    sigmas = known if _FLAGS.sigma is None else [_FLAGS.sigma]
+    picture = out / "certified_accuracy.png"
+    certification_plots.certified_accuracy(curves, picture, max(sigmas, default=None))
+    references = []
+    if _FLAGS.published is not None:
+        references = certification_tables.published(_FLAGS.published, sigmas)
+    parts = (rows, references, certification_tables.differences(runs))
+    certification_tables.show(*parts)
+    text = certification_tables.render(*parts)
+    files.write_atomically(out / "certification.txt", text)
+    logging.info("Picture and table of certified radii are in '%s'.", out)
+
+
+def _certified(folders, logs):
+    """Rows of the table, runs that tell of each example, and curves by name."""
+    rows, runs, curves = [], [], {}
+    for name, folder in folders.items():
+        found = results.read_certification(folder)
+        if found is not None:
+            runs.append(certification_tables.run_of(name, *found))
+            rows.append(certification_tables.row_of(name, found[1]))
+    for name, log in logs.items():
+        if isinstance(log, radius_logs.AccuracyCurve):
+            curves[name] = (log.radii, log.accuracy)
+            rows.append(certification_tables.row_of_curve(name, *curves[name]))
+            continue
+        parts = (log.radius, log.is_correct, log.indices)
+        runs.append(certification_tables.Certified(name, *parts))
+        rows.append(runs[-1].row())
+    return rows, runs, {run.name: run.curve() for run in runs} | curves
+
+
 def _draw_neurons(metrics, out):
     """One picture for each run that has counted the states of neurons."""
     for name, epochs in metrics.items():
@@ -87,11 +156,40 @@ def _draw_neurons(metrics, out):
 
 def run():
     """Entry point of the console script."""
-    flags.DEFINE_multi_string(
-        "run", None, "A run folder. Repeat the flag to compare several."
+    define_flags()
+    command_line.run(main, required=["out"])
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program."""
+    lists = {
+        "run": "A run folder. Repeat the flag to compare several.",
+        "log": "A log of certified radii, FILE or NAME=FILE: a table of Cohen et al., a"
+        " file of radii and accuracies (`_acc`), or a `.mat` file of MACER. Repeat the "
+        "flag to compare several.",
+    }
+    for name, meaning in lists.items():
+        flags.DEFINE_multi_string(name, [], meaning, flag_values=flag_values)
+    flags.DEFINE_float(
+        "sigma",
+        None,
+        "Of the noise, for logs, which do not say it: the axis of radii ends at four "
+        "times that. Default: the greatest of the run folders.",
+        flag_values=flag_values,
     )
-    flags.DEFINE_string("out", None, "The folder to write the pictures and table to.")
-    command_line.run(main, required=["run", "out"])
+    flags.DEFINE_enum(
+        "published",
+        None,
+        ["cifar10", "mnist"],
+        "Adds what others published of this data set to the table of certified radii.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "out",
+        None,
+        "The folder to write the pictures and table to.",
+        flag_values=flag_values,
+    )
 
 
 if __name__ == "__main__":

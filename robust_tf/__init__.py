@@ -1,5 +1,6 @@
 """Certified adversarial robustness for TensorFlow 2 and Keras 3."""
 
+from robust_tf import smoothing
 from robust_tf.bounds import IntervalBound
 from robust_tf.errors import InputError
 from robust_tf.layers.convert import convert

@@ -43,6 +43,9 @@ _CLOSED = frozenset(
     for name in (
         "data.tfds_folder",
         "data.tiny_imagenet",
+        "experiments.certification_records",
+        "experiments.certification_summary",
+        "experiments.certification_warnings",
         "experiments.command_line",
         "experiments.configurables",
         "experiments.configuration",

@@ -1,4 +1,4 @@
-"""The results that run folders hold: `summary.json` and `evaluation.json`."""
+"""The results that run folders hold, and what other programs add to them."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from robust_tf.errors import InputError
 METRICS = "metrics.jsonl"
 RESULTS = ("summary.json", "evaluation.json")
 VERIFICATION = ("verification.jsonl", "verification_summary.json")
+CERTIFICATION = ("certification_counts.jsonl", "certification_summary.json")
 
 
 def run_folders(paths: list[str]) -> dict[str, pathlib.Path]:
@@ -25,7 +26,7 @@ def run_folders(paths: list[str]) -> dict[str, pathlib.Path]:
                 "`--run` must name a folder that a run has written. Received: "
                 f"'{folder}', which is no folder."
             )
-        known = (*RESULTS, *VERIFICATION)
+        known = (*RESULTS, *VERIFICATION, *CERTIFICATION)
         if not any((folder / name).exists() for name in (METRICS, *known)):
             raise InputError(
                 f"`--run` must name a run folder, with {METRICS}, "
@@ -72,6 +73,32 @@ def read_verification(folder: pathlib.Path) -> tuple[list[dict], dict] | None:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"'{folder}' cannot be read: {error!r}") from error
     return list(newest.values()), content
+
+
+def read_certification(folder: pathlib.Path) -> tuple[list[dict], dict] | None:
+    """Returns what `certify` has written, or None where it has not ended.
+
+    Returns:
+        The records of counts, in the order of the examples, and their summary.
+
+    Raises:
+        InputError: for a file that is broken, or a summary of other records.
+    """
+    lines, summary = (folder / name for name in CERTIFICATION)
+    if not (lines.exists() and summary.exists()):
+        return None
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        count = content["examples"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{folder}' cannot be read: {error!r}") from error
+    records = files.read_json_lines(lines)
+    if len(records) != count:
+        raise InputError(
+            f"'{summary}' must be of the records beside it. Received: a summary of "
+            f"{count} examples, and {len(records)} records. Certify to the end."
+        )
+    return records, content
 
 
 def _records(path):

@@ -53,6 +53,13 @@ NAMED = (
 )
 
 
+def test_the_plan_with_a_tree_of_maxima():
+    configuration.parse([str(PLANS / "cnn7_naive_max_tree.gin")], [])
+    tree = configuration.call(Plan).stages[-1]
+    assert tree.name == "max-tree"
+    assert tree.stages[-1].batch_size == 100
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_named_plans(name):
     """Branch and bound as published evaluations had it; programs at the end."""
