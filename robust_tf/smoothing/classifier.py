@@ -101,7 +101,7 @@ class SmoothedClassifier:
         *,
         radii: Sequence[float] | None = None,
         tolerance: float = 0.05,
-        progress: Callable[[int, Certificates], None] = lambda *_: None,
+        progress: Callable[[int, Certificates], None] | None = None,
     ) -> Certificates:
         """Certifies a radius around each image, or abstains.
 
@@ -192,7 +192,7 @@ class SmoothedClassifier:
         setting = self._setting(norm, n0, n, alpha, seed, "full", None)
         rule, sampler = self._rule(setting, 0.0), self._make_sampler(temperature)
         chosen = self._select(sampler, examples, n0, seed, batch_size)
-        hard = Collector(setting, rule, chosen, lambda *_: None)
+        hard = Collector(setting, rule, chosen)
         tallies = [
             sampler.tally(index, place, ESTIMATION, n)
             for place, index in enumerate(examples.indices)

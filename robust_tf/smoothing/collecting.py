@@ -17,14 +17,21 @@ class Collector:
         setting: how they are made.
         rule: of `stopping`.
         chosen: tallies of the selection, one for each image.
-        progress: called with the place and the certificate of each image that is done.
+        progress: called with the place and the certificate of each image that is
+            done, if given.
 
     Attributes:
         candidate: the class with most votes, the lowest of several, `[examples]`.
         certificates: of all images; whole once each is closed or skipped.
     """
 
-    def __init__(self, setting: Setting, rule, chosen: list[Tally], progress: Callable):
+    def __init__(
+        self,
+        setting: Setting,
+        rule,
+        chosen: list[Tally],
+        progress: Callable | None = None,
+    ):
         counts = np.stack([tally.counts for tally in chosen])
         self.candidate = counts.argmax(-1)
         examples = len(counts)
@@ -49,18 +56,22 @@ class Collector:
         """Enters the certificate of an image that is done."""
         place, found = tally.place, self.certificates
         lower, radius = self._rule.conclude(self._hits(tally), tally.drawn)
-        prediction, _ = concluded(self.candidate[place], lower, lambda _: radius)
-        found.prediction[place] = prediction
-        found.radius[place] = radius
+        found.prediction[place], found.radius[place] = concluded(
+            self.candidate[place], lower, lambda _: radius
+        )
         found.lower[place] = lower
         found.counts[place] = tally.counts
         found.samples[place] = tally.drawn
-        self._progress(place, found.at(place))
+        self._tell(place)
 
     def skip(self, place: int) -> None:
         """Enters an image whose candidate is not its label."""
         self.certificates.is_skipped[place] = True
-        self._progress(place, self.certificates.at(place))
+        self._tell(place)
+
+    def _tell(self, place):
+        if self._progress is not None:
+            self._progress(place, self.certificates.at(place))
 
     def _hits(self, tally) -> int:
         return int(tally.counts[self.candidate[tally.place]])

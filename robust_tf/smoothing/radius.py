@@ -99,14 +99,19 @@ def confidence_sequence_lower(count, n, alpha: float) -> np.ndarray:
     """
     count, n = np.broadcast_arrays(*_checked_counts(count, n))
     check_level(alpha)
-    low = np.zeros(count.shape)
-    high = count / n
-    for _ in range(120):  # By halves, down to neighbours among the floats.
-        middle = 0.5 * (low + high)
-        is_excluded = evidence_against(count, n, middle) >= -math.log(alpha)
-        low = np.where(is_excluded, middle, low)
-        high = np.where(is_excluded, high, middle)
-    return low
+    hits, misses = np.maximum(count, 1), n - count
+    # Without the misses, whose likelihood is at most 1, this would be the bound.
+    excess = evidence_against(count, n, 0.5) - n * math.log(2.0) + math.log(alpha)
+    lower = np.exp(excess / hits)
+    # The evidence falls and is convex there, so Newton's steps never pass the bound.
+    for _ in range(100):
+        excess = evidence_against(count, n, lower) + math.log(alpha)
+        step = excess / (hits / lower - misses / (1.0 - lower))
+        is_open = step > 1e-16
+        if not np.any(is_open):
+            break
+        lower = np.where(is_open, lower + step, lower)
+    return np.where(count > 0, lower, 0.0)
 
 
 def gaussian_radius(p_lower, sigma: float) -> np.ndarray:

@@ -139,6 +139,39 @@ class Sampler:
                     if tally.add(size, *votes):
                         on_closed(tally)
 
+    def votes(self, images, seed, stage: int, size: int) -> tf.Tensor:
+        """Counts votes within a graph, for what is exported.
+
+        Args:
+            images: `[batch, *input_shape]`; places in the batch are indices.
+            seed: of the noise, an int64 scalar.
+            stage: which stream of noise.
+            size: samples of each image.
+
+        Returns:
+            As `fill` counts them, int64 `[batch, classes]`. A copy with logits that are
+            NaN votes for nothing.
+        """
+        blocks = -(-size // self._block_size)
+
+        def of_image(pair):
+            image, index = pair
+
+            def add(block, counts):
+                number = tf.bitwise.bitwise_or(
+                    tf.bitwise.left_shift(index, tf.constant(32, tf.int64)),
+                    block + (stage << 30),
+                )
+                drawn = size - tf.cast(block, tf.int32) * self._block_size
+                found, *_ = self._votes_of(image, tf.stack([seed, number]), drawn)
+                return block + 1, counts + found
+
+            start = tf.zeros([], tf.int64), tf.zeros([self._base.num_classes], tf.int64)
+            return tf.while_loop(lambda block, _: block < blocks, add, start)[1]
+
+        indices = tf.range(tf.shape(images, tf.int64)[0])
+        return tf.map_fn(of_image, (images, indices), fn_output_signature=tf.int64)
+
     def _deal(self, queue, count) -> list[tuple[Tally, int, int]]:
         """The next blocks, at most `count`: tally, number, and samples that count."""
         dealt = []
