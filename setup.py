@@ -5,7 +5,10 @@ import pathlib
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent
-PROGRAMS = ("train", "evaluate", "verify", "certify", "losses", "pareto", "plot")
+PROGRAMS = (
+    *("train", "evaluate", "verify", "certify", "export"),
+    *("losses", "pareto", "plot", "soft_targets"),
+)
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 setuptools.setup(

@@ -244,9 +244,20 @@ class ScheduledRate(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config):
-        kinds = (Constant, LinearRamp, SmoothedRamp, StepDecay, MilestoneDecay)
-        by_name = {kind.__name__: kind for kind in kinds}
+        by_name = {kind.__name__: kind for kind in _KINDS}
         return cls(by_name[config["kind"]](**config["values"]))
+
+
+_KINDS = (
+    Constant,
+    LinearRamp,
+    Staircase,
+    SmoothedRamp,
+    Tent,
+    Window,
+    StepDecay,
+    MilestoneDecay,
+)
 
 
 def in_epochs(schedule, steps_per_epoch: int):

@@ -55,6 +55,46 @@ def test_milestones():
     assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+@pytest.mark.parametrize(
+    ("decay", "drops"),
+    [
+        (schedules.StepDecay(0.1, 0.1, start=1, every=50), (51, 101)),
+        (schedules.StepDecay(0.1, 0.1, every=50), (50, 100)),
+        (schedules.StepDecay(0.01, 0.1, start=1, every=30), (31, 61)),
+        (schedules.MilestoneDecay(0.01, 0.1, (199, 399)), (199, 399)),
+    ],
+    ids=str,
+)
+def test_published_drops_for_smoothing(decay, drops):
+    """Epochs from 0; see `gin_configs/base/*smoothing*.gin`."""
+    for place, epoch in enumerate(drops):
+        before, after = (float(decay(tf.constant(one))) for one in (epoch - 1, epoch))
+        assert before == pytest.approx(decay.initial * 0.1**place)
+        assert after == pytest.approx(decay.initial * 0.1 ** (place + 1))
+
+
+def test_staircases_are_constant_within_an_epoch():
+    """`min(1, (e + 1) / 10)` in epoch e, counted from 0 (arXiv:1906.04584)."""
+    ramp = schedules.Staircase(length=10, steps_per_epoch=5)
+    for epoch, wanted in ((0, 0.1), (1, 0.2), (8, 0.9), (9, 1.0), (10, 1.0), (99, 1.0)):
+        for step in (5 * epoch, 5 * epoch + 4):
+            assert float(ramp(tf.constant(step))) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_short_staircases_jump_at_their_start(length):
+    ramp = schedules.Staircase(length, start=31, steps_per_epoch=3)
+    assert [float(ramp(tf.constant(step))) for step in (0, 92, 93)] == [0.0, 0.0, 1.0]
+    ramp = schedules.Staircase(length, steps_per_epoch=3)
+    assert float(ramp(tf.constant(0))) == 1.0
+
+
+def test_a_staircase_that_starts_late_climbs_from_there():
+    ramp = schedules.Staircase(length=2, start=3, steps_per_epoch=2)
+    values = [float(ramp(tf.constant(step))) for step in (5, 6, 7, 8, 20)]
+    assert values == [0.0, 0.5, 0.5, 1.0, 1.0]
+
+
 def test_slopes_meet_in_the_smoothed_ramp():
     ramp = schedules.SmoothedRamp(0, 400)
     values = [float(ramp(tf.constant(step))) for step in range(98, 104)]
@@ -70,8 +110,22 @@ def test_a_ramp_of_length_zero_jumps():
         assert [float(ramp(tf.constant(step))) for step in (5, 6)] == [0.0, 1.0]
 
 
-def test_rate_survives_serialisation():
-    rate = schedules.ScheduledRate(schedules.StepDecay(0.5, start=1, every=2))
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Constant(0.5),
+        schedules.LinearRamp(1, 2),
+        schedules.Staircase(3),
+        schedules.SmoothedRamp(0, 3),
+        schedules.Tent(0, 3),
+        schedules.Window(1, 2),
+        schedules.StepDecay(0.5, start=1, every=2),
+        schedules.MilestoneDecay(0.5, milestones=(2, 4)),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_rate_survives_serialisation(schedule):
+    rate = schedules.ScheduledRate(schedule)
     config = keras.saving.serialize_keras_object(rate)
     copy = keras.saving.deserialize_keras_object(config)
     for step in range(6):
@@ -85,6 +139,8 @@ def test_rate_survives_serialisation():
         lambda: schedules.SmoothedRamp(length=-1),
         lambda: schedules.SmoothedRamp(middle=0.0),
         lambda: schedules.StepDecay(1.0, every=0),
+        lambda: schedules.Staircase(length=-1),
+        lambda: schedules.Staircase(steps_per_epoch=0),
     ],
 )
 def test_impossible_times_are_refused(make):

@@ -8,6 +8,8 @@ import numpy as np
 
 from robust_tf.errors import InputError
 
+_SUM_ERROR = 1e-5  # Of probabilities in float32.
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDataset:
@@ -20,10 +22,13 @@ class ImageDataset:
         labels: `[n]`, integers from 0 to `num_classes - 1`, kept as int32.
         num_classes: how many classes the set knows, whether or not all occur.
         split: "train", "validation" or "test".
+        targets: probabilities of the classes, `[n, num_classes]`, kept as float32; None
+            for none (`data.soft_targets`).
 
     Raises:
         InputError: for another shape or type, no examples, lengths that differ,
-            labels out of range, floats that are NaN or leave [0, 1].
+            labels out of range, floats that are NaN or leave [0, 1], targets that are
+            no probabilities.
     """
 
     name: str
@@ -31,6 +36,7 @@ class ImageDataset:
     labels: np.ndarray
     num_classes: int
     split: str
+    targets: np.ndarray | None = None
 
     def __post_init__(self):
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -43,6 +49,9 @@ class ImageDataset:
         object.__setattr__(self, "images", _read_only(images))
         labels = labels.astype(np.int32, copy=False)
         object.__setattr__(self, "labels", _read_only(labels))
+        if self.targets is not None:
+            targets = self._checked_targets()
+            object.__setattr__(self, "targets", _read_only(targets))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,12 +63,13 @@ class ImageDataset:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of the bytes of the images and then of the labels.
+        """SHA-256, in hex, of the bytes of images, labels and targets, if any.
 
-        Both in C order and little-endian: uint8 or float32, and int32.
+        All in C order and little-endian: uint8 or float32, int32, float32.
         """
         digest = hashlib.sha256()
-        for array in (self.images, self.labels):
+        arrays = (self.images, self.labels, self.targets)
+        for array in filter(lambda array: array is not None, arrays):
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             digest.update(np.ascontiguousarray(little_endian))
         return digest.hexdigest()
@@ -90,6 +100,7 @@ class ImageDataset:
             images=self.images[indices],
             labels=self.labels[indices],
             split=split or self.split,
+            targets=None if self.targets is None else self.targets[indices],
         )
 
     def _check_shapes(self, images, labels):
@@ -122,6 +133,24 @@ class ImageDataset:
                 f"as it has {self.num_classes} classes. Received: labels from {low} "
                 f"to {high}. Renumber them, or correct `num_classes`."
             )
+
+    def _checked_targets(self):
+        targets = np.asarray(self.targets)
+        if targets.shape != (len(self.labels), self.num_classes):
+            raise InputError(
+                f"Data set '{self.name}' needs targets for each of its "
+                f"{len(self.labels)} examples and {self.num_classes} classes. "
+                f"Received: targets of shape {targets.shape}"
+            )
+        targets = targets.astype(np.float32, copy=False)
+        sums = targets.sum(-1, dtype=np.float64)
+        if not ((targets >= 0.0).all() and (abs(sums - 1.0) <= _SUM_ERROR).all()):
+            raise InputError(
+                f"Targets of '{self.name}' must be probabilities, at least 0 and with "
+                f"a sum of 1. Received: values from {targets.min():g}, sums from "
+                f"{sums.min():g} to {sums.max():g}"
+            )
+        return targets
 
     def _check_floats(self, images):
         if not np.issubdtype(images.dtype, np.floating):

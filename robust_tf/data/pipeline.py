@@ -45,7 +45,9 @@ def training_batches(
             (a different few each time); otherwise the last batch is smaller.
 
     Returns:
-        `(images [batch, height, width, channels] float32, labels [batch] int32)`.
+        `(images [batch, height, width, channels] float32, labels [batch] int32)`; of a
+        set with targets, the labels are `{"label": labels, "target": [batch, classes]
+        float32}`.
 
     Raises:
         InputError: for numbers out of range, a batch larger than the set, or an
@@ -146,6 +148,8 @@ def _epoch_order(num_examples, batch_size, steps, seed):
 def _training_gather(dataset, seed, augmentation, size):
     """A function from (epoch, step, indices) to images and labels."""
     images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
+    if dataset.targets is not None:
+        labels = {"label": labels, "target": host_tensor(dataset.targets)}
 
     # Unconverted, errors arrive as they were raised.
     @tf.autograph.experimental.do_not_convert
@@ -155,7 +159,9 @@ def _training_gather(dataset, seed, augmentation, size):
         if augmentation is not None:
             changed = augmentation(batch, _fold(seed, _AUGMENTATION, epoch, step))
             batch = _as_before(changed, batch)
-        return batch, tf.gather(labels, indices)
+        return batch, tf.nest.map_structure(
+            lambda values: tf.gather(values, indices), labels
+        )
 
     return gather
 

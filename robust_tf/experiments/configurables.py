@@ -41,6 +41,7 @@ _OPEN = frozenset(
 _CLOSED = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
+        "data.soft_targets",
         "data.tfds_folder",
         "data.tiny_imagenet",
         "experiments.certification_records",

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 from robust_tf import data as datasets
+from robust_tf.data import soft_targets
 from robust_tf.errors import InputError
 from robust_tf.training.gradients import GradientRule
 
@@ -21,6 +22,8 @@ class Data:
             for the stored order.
         augmentation: of training batches, such as `RandomFlipAndCrop`.
         data_dir: TFDS data folder; None for the default one.
+        soft_targets: file with probabilities of the classes for each image of the
+            training split, by `bin/soft_targets.py`; None for none.
     """
 
     name: str
@@ -29,8 +32,15 @@ class Data:
     validation_shuffle_seed: int | None = None
     augmentation: Callable | None = None
     data_dir: str | None = None
+    soft_targets: str | None = None
 
     def __post_init__(self):
+        if self.soft_targets is not None and self.validation_share:
+            raise InputError(
+                "Soft targets belong to the whole training split, and a share that is "
+                "held out has none. Received: `soft_targets` and `validation_share` "
+                f"{self.validation_share}. Leave one of them out."
+            )
         if self.batch_size < 1 or not 0.0 <= self.validation_share < 1.0:
             raise InputError(
                 "`batch_size` must be at least 1, `validation_share` in [0, 1). "
@@ -39,13 +49,16 @@ class Data:
 
     def load(self, split: str) -> datasets.ImageDataset:
         """Returns one split: "train", "validation" or "test"."""
-        return datasets.load(
+        images = datasets.load(
             self.name,
             split,
             self.data_dir,
             validation_share=self.validation_share,
             validation_shuffle_seed=self.validation_shuffle_seed,
         )
+        if split == "train" and self.soft_targets is not None:
+            return soft_targets.attach(images, self.soft_targets)
+        return images
 
 
 @dataclasses.dataclass(frozen=True)

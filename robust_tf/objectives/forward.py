@@ -96,6 +96,7 @@ class CertifiedForward:
         relaxation: lower slopes of backward passes.
         adversary: attacks the batch, where a term asks for it.
         noise: on copies of the batch, where a term asks for them.
+        targets: probabilities of the classes, `[batch, classes]`, or None.
         is_at_variables: whether the weights are the classifier's variables, not tensors
             in their place (as in `keras.StatelessScope`).
     """
@@ -110,6 +111,7 @@ class CertifiedForward:
     relaxation: str = "adaptive"
     adversary: Adversary | None = None
     noise: Noise | None = None
+    targets: tf.Tensor | None = None
     is_at_variables: bool = True
 
     @property
@@ -233,6 +235,17 @@ class CertifiedForward:
             seed=self.seed,
             training=self.training,
         )
+
+    @property
+    def soft_targets(self) -> tf.Tensor:
+        """Probabilities of the classes that come with the batch, `[batch, classes]`."""
+        if self.targets is None:
+            raise InputError(
+                "The objective has a term over soft targets, and the batches have "
+                "none. Compute them by `bin/soft_targets.py`, and name their file: "
+                "`settings.Data.soft_targets = 'FILE'`."
+            )
+        return self.targets
 
     @property
     def adversarial_logits(self) -> tf.Tensor:

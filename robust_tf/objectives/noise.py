@@ -22,7 +22,8 @@ class Noise:
         copies: how many noisy copies of each image.
         attack: such as `attacks.smoothadv.SmoothPGD`, which moves the image that the
             noise is added to, `(logits_fn, images, noises, labels, radius, seed)` to
-            images; None for no attack. The same noise is in the attack and in the loss.
+            images, or to a pair of them, the second for `NoisyForward.ends`; None for
+            no attack. The same noise is in the attack and in the loss.
 
     Raises:
         InputError: for values out of range.
@@ -79,12 +80,27 @@ class NoisyForward:
             drawn, [self.images.shape[0], self.noise.copies, *self.images.shape[1:]]
         )
 
-    @ComputedOnce
+    @property
     def centers(self) -> tf.Tensor:
         """What the noise is added to: the images, or where the attack moved them."""
+        return self._attacked[0]
+
+    @property
+    def ends(self) -> tf.Tensor:
+        """How far the attack went, where that is beyond `centers` (SmoothMix)."""
+        if len(self._attacked) < 2:
+            raise InputError(
+                "The objective has a term over images that an attack has moved twice, "
+                f"and an attack that finds one. Received: {self.noise.attack!r}. Give "
+                "the noise another: `Noise(..., attack=MixPGD(...))`."
+            )
+        return self._attacked[1]
+
+    @ComputedOnce
+    def _attacked(self) -> tuple[tf.Tensor, ...]:
         if self.noise.attack is None:
-            return self.images
-        return self.noise.attack(
+            return (self.images,)
+        found = self.noise.attack(
             self.graph.inference(),
             self.images,
             self.noises,
@@ -92,6 +108,7 @@ class NoisyForward:
             self.radius,
             self.seed,
         )
+        return found if isinstance(found, tuple) else (found,)
 
     @ComputedOnce
     def logits(self) -> tf.Tensor:
@@ -120,6 +137,18 @@ class NoisyForward:
         predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
         hits = tf.cast(predictions == self.labels[:, None], tf.float32)
         return tf.reduce_mean(hits, -1)
+
+
+def divergences(target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns `KL(target || prediction)` of each copy, `[batch, copies]`.
+
+    Args:
+        target: probabilities, `[batch, classes]`; 0 is allowed.
+        logits: `[batch, copies, classes]`.
+    """
+    target = tf.expand_dims(target, 1)
+    logs = tf.nn.log_softmax(logits)
+    return tf.reduce_sum(tf.math.xlogy(target, target) - target * logs, -1)
 
 
 def merged(copies: tf.Tensor) -> tf.Tensor:

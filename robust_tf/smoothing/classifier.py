@@ -140,7 +140,7 @@ class SmoothedClassifier:
                 logits that are NaN.
         """
         examples = self._checked(x, indices, labels, n, seed, batch_size)
-        _check_selection(n0, n)
+        bounds.check_selection(n0, n)
         setting = self._setting(norm, n0, n, alpha, seed, mode, radii)
         rule = self._rule(setting, tolerance)
         sampler = self._make_sampler()
@@ -187,7 +187,7 @@ class SmoothedClassifier:
             temperature: logits are multiplied by it before the softmax (beta there).
         """
         examples = self._checked(x, indices, None, n, seed, batch_size)
-        _check_selection(n0, n)
+        bounds.check_selection(n0, n)
         soft.check(bound, temperature, n, alpha)
         setting = self._setting(norm, n0, n, alpha, seed, "full", None)
         rule, sampler = self._rule(setting, 0.0), self._make_sampler(temperature)
@@ -238,6 +238,10 @@ class SmoothedClassifier:
         p_value = np.array(list(map(bounds.vote_p_value, first, second)))
         prediction = np.where(p_value <= alpha, counts.argmax(-1), bounds.ABSTAIN)
         return Predictions(prediction, counts, p_value)
+
+    def votes(self, images, seed, stage: int, size: int):
+        """Counts votes within a graph (`sampling.Sampler.votes`), int64."""
+        return self._make_sampler().votes(images, seed, stage, size)
 
     def _select(self, sampler, examples, n0, seed, batch_size):
         """Tallies of the samples that choose the candidates."""
@@ -299,15 +303,6 @@ class SmoothedClassifier:
         examples = Examples.checked(self.base, x, indices, labels)
         self.noise.check_images(examples.images)
         return examples
-
-
-def _check_selection(n0, n):
-    bounds.check_samples(n0, "n0")
-    if n0 > n:
-        raise InputError(
-            "The selection takes no more samples than the estimation. Received: "
-            f"n0 = {n0}, n = {n}"
-        )
 
 
 def _checked_radii(radii, mode) -> tuple[float, ...]:

@@ -276,6 +276,16 @@ def check_samples(n: int, name: str = "n") -> None:
         )
 
 
+def check_selection(n0: int, n: int) -> None:
+    """Refuses a selection that is empty, or larger than the estimation."""
+    check_samples(n0, "n0")
+    if n0 > n:
+        raise InputError(
+            "The selection takes no more samples than the estimation. Received: "
+            f"n0 = {n0}, n = {n}"
+        )
+
+
 def check_level(alpha: float) -> None:
     """Refuses what is no probability of failure."""
     if not (isinstance(alpha, float | np.floating) and 0.0 < alpha < 1.0):

@@ -142,7 +142,8 @@ class CertifiedModel(keras.Model):
         """Gradients of the batch, summed over its parts; see `gradients.Batch`.
 
         Args:
-            parts: pairs of images and labels.
+            parts: pairs of images and labels, or of images and a dictionary with
+                labels and soft targets.
             ramp: share of the target radius.
             elsewhere: returns a scope in which the classifier has other weights, made
                 of the trainable variables.
@@ -201,11 +202,16 @@ class CertifiedModel(keras.Model):
                 f"Batches must be of one size, a multiple of {self.micro_batches} "
                 f"micro-batches. Received: {size}. Batch with `drop_remainder=True`."
             )
-        parts = (tf.split(tensor, self.micro_batches) for tensor in (images, labels))
-        return list(zip(*parts, strict=True))
+        whole = (images, labels)
+        parts = (tf.split(one, self.micro_batches) for one in tf.nest.flatten(whole))
+        return [
+            tf.nest.pack_sequence_as(whole, part) for part in zip(*parts, strict=True)
+        ]
 
     def _forward(self, images, labels, ramp, step, number, training=True):
-        ramp = tf.cast(ramp, images.dtype)
+        ramp, targets = tf.cast(ramp, images.dtype), None
+        if isinstance(labels, dict):
+            labels, targets = labels["label"], labels["target"]
         if training:
             region = self.training_region(images, ramp)
         else:
@@ -221,6 +227,7 @@ class CertifiedModel(keras.Model):
             relaxation=self.relaxation,
             adversary=self.objective.adversary,
             noise=self.objective.noise,
+            targets=targets,
         )
 
     def _seed(self, step, number):

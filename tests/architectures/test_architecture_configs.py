@@ -1,4 +1,4 @@
-"""Gin files of the published networks of arXiv:2103.17268, and their sizes."""
+"""Gin files of published networks, and their sizes."""
 
 import math
 import pathlib
@@ -10,11 +10,13 @@ import pytest
 import robust_tf as rt
 from robust_tf.architectures import blocks
 from robust_tf.architectures import residual
+from robust_tf.architectures import resnet
 from robust_tf.experiments import configuration
 from tests.propagation import networks
 
 FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "architectures"
 MNIST, CIFAR, LARGE = (28, 28, 1), (32, 32, 3), (64, 64, 3)
+IMAGENET = (224, 224, 3)
 # Trainable parameters, by input shape and number of classes.
 SIZES = {
     "cnn6": {(CIFAR, 10): 4_263_594, (MNIST, 10): 3_279_978},
@@ -25,6 +27,11 @@ SIZES = {
     "cnn7_bn_convolutions": {(CIFAR, 10): 17_191_626, (MNIST, 10): 13_258_314},
     "cnn7_no_bn": {(CIFAR, 10): 17_190_602, (MNIST, 10): 13_257_290},
     "cnn7_wide": {(CIFAR, 10): 35_189_642, (MNIST, 10): 27_323_018},
+    "lenet": {(MNIST, 10): 431_080},
+    "resnet_20": {(CIFAR, 10): 272_474},
+    "resnet_50": {(IMAGENET, 1000): 25_557_032},
+    "resnet_56": {(CIFAR, 10): 855_770},
+    "resnet_110": {(CIFAR, 10): 1_730_714},
     "resnext": {(CIFAR, 10): 17_611_018, (MNIST, 10): 13_677_706},
     "resnext_4_20": {(CIFAR, 10): 21_960_746, (MNIST, 10): 17_044_394},
     "resnext_64x64": {(LARGE, 200): 16_981_960},
@@ -39,7 +46,12 @@ TINY = {
     "cnn6": ("width = 4", "linear_size = 8"),
     "wide_resnet": ("channels = (4, 6, 8)", "stem = 4", "linear_size = 8"),
     "resnext": ("base_width = 2", "stem = 4", "linear_size = 8"),
+    "lenet": ("filters = (2, 3)", "linear_size = 8"),
+    "cifar_resnet": ("depth = 8", "channels = (4, 4, 8)"),
+    "resnet_50": ("stem = 4", "blocks_per_stage = (1, 1)"),
 }
+# Sides that its unpadded convolutions leave something of.
+TINY_SIDE = {"lenet": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +74,8 @@ def published(name):
 def draw_nothing(monkeypatch):
     """Weights of 0, which take no time."""
     monkeypatch.setattr(blocks, "fan_in_uniform", lambda _: "zeros")
-    monkeypatch.setattr(residual, "fan_out_normal", lambda _: "zeros")
+    for module in (residual, resnet):
+        monkeypatch.setattr(module, "fan_out_normal", lambda _: "zeros")
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -81,8 +94,9 @@ def test_bounds_of_a_tiny_version(name):
     chosen = published(name).partition("architecture = @")[2].split()[0]
     module, function = chosen.split(".")
     params = [f"{module}.{function}.{line}" for line in TINY[function]]
-    model = networks.randomize(architecture(name, *params)((8, 8, 3), 3), seed=0)
-    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype("float32")
+    shape = (TINY_SIDE.get(function, 8),) * 2 + (3,)
+    model = networks.randomize(architecture(name, *params)(shape, 3), seed=0)
+    images = np.random.default_rng(0).uniform(size=(2, *shape)).astype("float32")
     bounds = rt.compute_bounds(model, rt.LpBall(images, 0.01), "ibp")
     logits = model(images).numpy()
     assert (bounds.lower.numpy() <= logits + 1e-5).all()

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -54,6 +55,23 @@ class ImageDatasetTest(parameterized.TestCase):
         images[1, 0, 0, 0] ^= 1
         digests = {make().digest, make(images).digest, make(labels=(1, 2)).digest}
         self.assertLen(digests, 3)
+
+    def test_targets_are_checked_kept_and_part_of_the_digest(self):
+        shares = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]])
+        dataset = dataclasses.replace(make(), targets=shares)
+        self.assertEqual(dataset.targets.dtype, np.float32)
+        self.assertFalse(dataset.targets.flags.writeable)
+        self.assertNotEqual(dataset.digest, make().digest)
+        np.testing.assert_array_equal(dataset.select([1]).targets, shares[1:])
+        for bad, message in (
+            (shares[:1], r"each of its 2 examples and 3 classes.*\(1, 3\)"),
+            (shares[:, :2], r"\(2, 2\)"),
+            (shares * 2.0, "sum of 1.*to 2"),
+            (shares - [[0.5, -0.5, 0.0], [0.1, 0.0, -0.1]], "values from -0.1"),
+            (shares * np.nan, "must be probabilities"),
+        ):
+            with self.assertRaisesRegex(InputError, message):
+                dataclasses.replace(make(), targets=bad)
 
     def test_select_keeps_order(self):
         chosen = make().select([1, 0], split="validation")

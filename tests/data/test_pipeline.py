@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +23,14 @@ def toy(count=10, dtype=np.uint8):
 
 def collect(batches):
     return [tuple(part.numpy() for part in batch) for batch in batches]
+
+
+def collect_with_targets(batches):
+    """Images, labels and targets."""
+    return [
+        (images.numpy(), labels["label"].numpy(), labels["target"].numpy())
+        for images, labels in batches
+    ]
 
 
 def assert_same(first, second):
@@ -52,6 +62,24 @@ class TrainingBatchesTest(parameterized.TestCase):
             np.testing.assert_array_equal(images, dataset.floats(labels))
             orders.append(tuple(labels))
         self.assertLen(set(orders), 3)
+
+    def test_targets_come_with_their_labels(self):
+        targets = np.random.default_rng(0).dirichlet(np.ones(10), 10)
+        dataset = dataclasses.replace(toy(), targets=targets)
+        seen = collect_with_targets(
+            pipeline.training_batches(
+                dataset, 4, 7, epochs=2, augmentation=AUGMENTATION
+            )
+        )
+        plain = collect(
+            pipeline.training_batches(toy(), 4, 7, epochs=2, augmentation=AUGMENTATION)
+        )
+        self.assertLen(seen, 4)
+        assert_same([batch[:2] for batch in seen], plain)
+        for _, labels, found in seen:
+            np.testing.assert_array_equal(found, dataset.targets[labels])
+        (_, labels, _), *_ = collect(pipeline.evaluation_batches(dataset, 4))
+        np.testing.assert_array_equal(labels, np.arange(4))
 
     @parameterized.product(dtype=[np.uint8, np.float32], drop_remainder=[True, False])
     def test_resumed_run_sees_the_same_batches(self, dtype, drop_remainder):
