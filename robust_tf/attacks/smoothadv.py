@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from robust_tf.attacks.lengths import length
+from robust_tf.attacks.lengths import shortened
 from robust_tf.errors import InputError
 
-_INSIDE = 1e-7  # Keeps a projection inside; as published.
 _LEVELS = 255.0
 _RATE, _LAST_RATE = 1.0, 0.01  # Of DDN's cosine schedule.
 
@@ -52,16 +53,16 @@ class SmoothPGD:
             seed: `[2]` integers, for directions where the gradient is 0.
         """
         radius = tf.cast(radius, images.dtype)
-        length = 2.0 * radius / self.steps
+        step_size = 2.0 * radius / self.steps
 
         def step(number, shift):
             if self.needs_gradient:
-                direction = _ascent(logits_fn, images + shift, noises, labels)[0]
+                direction = ascent(logits_fn, images + shift, noises, labels)[0]
             else:
                 direction = _estimate(logits_fn, images + shift, noises, labels)
-            shift += _scaled(length, direction, seed, number)
+            shift += _scaled(step_size, direction, seed, number)
             shift = tf.clip_by_value(images + shift, 0.0, 1.0) - images
-            return number + 1, _shortened(shift, radius)
+            return number + 1, shortened(shift, radius)
 
         _, shift = tf.while_loop(
             lambda number, _: number < self.steps,
@@ -107,23 +108,23 @@ class SmoothDDN:
     def __call__(self, logits_fn: Callable, images, noises, labels, radius, seed):
         """Returns the points found, without gradient; as `SmoothPGD`."""
         radius = tf.cast(radius, images.dtype)
-        farthest = _norm(tf.maximum(images, 1.0 - images))
+        farthest = length(tf.maximum(images, 1.0 - images))
         start = radius if self.first_norm is None else self.first_norm
         norm = tf.ones_like(farthest) * tf.cast(start, images.dtype)
 
         def step(number, shift, norm, best, best_norm):
             points = images + shift
-            direction, logits = _ascent(logits_fn, points, noises, labels)
+            direction, logits = ascent(logits_fn, points, noises, labels)
             is_adversarial = _majority(logits) != labels
-            length = _norm(shift)
-            is_better = is_adversarial & (length < best_norm)
-            best_norm = tf.where(is_better, length, best_norm)
-            best = tf.where(_per_image(is_better, shift), shift, best)
+            is_adversarial = tf.reshape(is_adversarial, tf.shape(norm))
+            is_better = is_adversarial & (length(shift) < best_norm)
+            best_norm = tf.where(is_better, length(shift), best_norm)
+            best = tf.where(is_better, shift, best)
             rate = self._rate(number, images.dtype)
             shift += _scaled(rate, direction, seed, number)
             factor = tf.where(is_adversarial, 1.0 - self.gamma, 1.0 + self.gamma)
             norm = tf.minimum(norm * tf.cast(factor, norm.dtype), farthest)
-            shift *= _per_image(tf.math.divide_no_nan(norm, _norm(shift)), shift)
+            shift *= tf.math.divide_no_nan(norm, length(shift))
             levels = tf.round((images + shift) * _LEVELS) / _LEVELS
             shift = tf.clip_by_value(levels, 0.0, 1.0) - images
             return number + 1, shift, norm, best, best_norm
@@ -134,7 +135,7 @@ class SmoothDDN:
             step,
             (tf.constant(0), zero, norm, zero, farthest),
         )
-        best = tf.round(_shortened(best, radius) * _LEVELS) / _LEVELS
+        best = tf.round(shortened(best, radius) * _LEVELS) / _LEVELS
         return tf.stop_gradient(images + best)
 
     def _rate(self, number, dtype):
@@ -143,8 +144,21 @@ class SmoothDDN:
         return _LAST_RATE + 0.5 * (_RATE - _LAST_RATE) * (1.0 + tf.cos(math.pi * done))
 
 
-def _ascent(logits_fn, points, noises, labels):
-    """Gradient of what is increased, `[batch, *shape]`, and logits of the copies."""
+def ascent(logits_fn: Callable, points, noises, labels):
+    """Returns what increases the loss of the smoothed classifier, and its logits.
+
+    That loss is `-log` of the label's mean probability over the copies.
+
+    Args:
+        logits_fn: `[n, *shape]` to `[n, classes]`.
+        points: `[batch, *shape]`.
+        noises: `[batch, copies, *shape]`.
+        labels: class indices, `[batch]`.
+
+    Returns:
+        The gradient, `[batch, *shape]`, and logits of the copies, `[batch, copies,
+        classes]`.
+    """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(points)
         logits = _logits(logits_fn, points, noises)
@@ -181,31 +195,14 @@ def _majority(logits):
 
 
 def _scaled(factor, direction, seed, number):
-    """Of length `factor`; where there is no direction, so much standard normal noise."""
-    length = _per_image(_norm(direction), direction)
+    """Of length `factor`; where there is no direction, so much normal noise."""
+    size = length(direction)
     seed = tf.random.experimental.stateless_fold_in(seed, number)
     noise = tf.random.stateless_normal(
         tf.shape(direction), seed, dtype=direction.dtype, alg="philox"
     )
-    scaled = tf.math.divide_no_nan(factor * direction, length)
-    return tf.where(length > 0.0, scaled, factor * noise)
-
-
-def _shortened(shift, radius):
-    """Cut to a length of `radius`, and a rounding error less."""
-    length = _norm(shift)
-    factor = tf.where(length > radius, radius / (length + _INSIDE), 1.0)
-    return shift * _per_image(factor, shift)
-
-
-def _norm(values):
-    """L2, `[batch]`."""
-    return tf.sqrt(tf.reduce_sum(tf.square(values), list(range(1, values.shape.rank))))
-
-
-def _per_image(values, images):
-    """`[batch]` as what multiplies images."""
-    return tf.reshape(values, [-1] + [1] * (images.shape.rank - 1))
+    scaled = tf.math.divide_no_nan(factor * direction, size)
+    return tf.where(size > 0.0, scaled, factor * noise)
 
 
 def _sizes(noises):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from robust_tf.attacks.lengths import length
+from robust_tf.attacks.lengths import shortened
 from robust_tf.errors import InputError
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.noise import NoisyForward
@@ -20,7 +22,6 @@ from robust_tf.objectives.noise import merged
 # Keeps the draws of K apart from what else is drawn by the batch's seed.
 _STREAM = 0x63617452
 _NO_DIRECTION = 1e-8  # Added to lengths of gradients, as published.
-_INSIDE = 1e-7  # Keeps a projection inside; as published.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,12 @@ class NoisePGD:
             radius: L2, a scalar.
         """
         radius = tf.cast(radius, images.dtype)
-        length = 2.0 * radius / self.steps
+        step_size = 2.0 * radius / self.steps
         mean, size = _mean_and_size(noises)
 
         def step(number, moved):
-            moved += length * _ascent(logits_fn, images, moved, targets)
-            moved = noises + _shortened(moved - noises, radius)
+            moved += step_size * _ascent(logits_fn, images, moved, targets)
+            moved = noises + shortened(moved - noises, radius, batch_axes=2)
             moved_mean, moved_size = _mean_and_size(moved)
             return number + 1, mean + (moved - moved_mean) / moved_size * size
 
@@ -133,26 +134,11 @@ def _ascent(logits_fn, images, noises, targets):
         copies = images[:, None] + noises
         loss = divergences(targets, apart(logits_fn(merged(copies)), copies))
     gradient = tape.gradient(loss, noises)
-    return gradient / (_norm(gradient) + _NO_DIRECTION)
-
-
-def _shortened(shift, radius):
-    """Cut to a length of `radius`, and a rounding error less."""
-    length = _norm(shift)
-    return shift * tf.where(length > radius, radius / (length + _INSIDE), 1.0)
+    return gradient / (length(gradient, batch_axes=2) + _NO_DIRECTION)
 
 
 def _mean_and_size(noises):
     """Mean and root mean square of each copy, `[batch, copies, 1, ...]`."""
-    axes = _pixels(noises)
+    axes = list(range(2, noises.shape.rank))
     mean = tf.reduce_mean(noises, axes, keepdims=True)
     return mean, tf.sqrt(tf.reduce_mean(tf.square(noises), axes, keepdims=True))
-
-
-def _norm(values):
-    """L2 of each copy, `[batch, copies, 1, ...]`."""
-    return tf.sqrt(tf.reduce_sum(tf.square(values), _pixels(values), keepdims=True))
-
-
-def _pixels(values):
-    return list(range(2, values.shape.rank))

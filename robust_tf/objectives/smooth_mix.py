@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from robust_tf.attacks.lengths import length
+from robust_tf.attacks.lengths import shortened
+from robust_tf.attacks.smoothadv import ascent
 from robust_tf.errors import InputError
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.noise import NoisyForward
-from robust_tf.objectives.noise import apart
 from robust_tf.objectives.noise import divergences
-from robust_tf.objectives.noise import merged
 
 # Keeps the shares apart from what else is drawn by the batch's seed.
 _STREAM = 0x6D6978
 _LARGEST_SHARE = 0.5
 _NO_DIRECTION = 1e-8  # Added to lengths of gradients, as published.
-_INSIDE = 1e-7  # Keeps a projection inside; as published.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,8 @@ class MixPGD:
         del seed
 
         def step(number, points):
-            direction = _ascent(logits_fn, points, noises, labels)
+            gradient, _ = ascent(logits_fn, points, noises, labels)
+            direction = gradient / (length(gradient) + _NO_DIRECTION)
             moved = points + self.step_size * direction
             return number + 1, tf.clip_by_value(moved, 0.0, 1.0)
 
@@ -130,28 +131,7 @@ def _mixed(first, second, share):
     return (1.0 - share) * first + share * second
 
 
-def _ascent(logits_fn, points, noises, labels):
-    """A direction of length 1 (0 where there is none), `[batch, *shape]`."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(points)
-        copies = points[:, None] + noises
-        logs = tf.nn.log_softmax(apart(logits_fn(merged(copies)), copies))
-        own = tf.one_hot(labels, logs.shape[-1], dtype=logs.dtype)[:, None]
-        # The mean over the copies, but for a constant; never the logarithm of 0.
-        loss = -tf.reduce_logsumexp(tf.reduce_sum(own * logs, -1), -1)
-    gradient = tape.gradient(loss, points)
-    return gradient / (_norm(gradient) + _NO_DIRECTION)
-
-
 def _projected(points, images, radius):
     """To the ball around the images, and into [0, 1]."""
-    shift, radius = points - images, tf.cast(radius, images.dtype)
-    length = _norm(shift)
-    factor = tf.where(length > radius, radius / (length + _INSIDE), 1.0)
-    return tf.clip_by_value(images + factor * shift, 0.0, 1.0)
-
-
-def _norm(values):
-    """L2, `[batch, 1, ...]`."""
-    axes = list(range(1, values.shape.rank))
-    return tf.sqrt(tf.reduce_sum(tf.square(values), axes, keepdims=True))
+    shift = shortened(points - images, tf.cast(radius, images.dtype))
+    return tf.clip_by_value(images + shift, 0.0, 1.0)
