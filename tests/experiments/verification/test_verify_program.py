@@ -90,6 +90,7 @@ def test_named_plans(name):
 def test_plan_files(launch, name, expected):
     """Made by gin, a plan has the same digest as one made by hand."""
     assert {file.stem for file in PLANS.glob("*.gin")} == {
+        "cnn7_naive_max_tree",
         "default",
         "executed",
         "fast",
