@@ -1,4 +1,4 @@
-"""A smoothed classifier as a SavedModel, for programs that know nothing of this library.
+"""A smoothed classifier as a SavedModel, for programs without this library.
 
 It holds its own noise, votes and bounds: a table of the radius for each possible count.
 """

@@ -11,9 +11,9 @@ from robust_tf.errors import InputError
 from robust_tf.propagation.ascent import Ascent
 from robust_tf.specifications import UnsafeSet
 from robust_tf.verification.branching import Branching
-from robust_tf.verification.pool import DomainPool
 from robust_tf.verification.domains import Domains
 from robust_tf.verification.leaves import Leaves
+from robust_tf.verification.pool import DomainPool
 from robust_tf.verification.stages import Stage
 from robust_tf.verification.stages import attack_from
 from robust_tf.verification.stages import intervals
@@ -42,7 +42,9 @@ class BranchAndBound(Stage):
         multiplier_rate: of its first step.
         branching: which neuron is split.
         max_domains: open ones at most; None: as memory allows.
-        memory_budget_mb: for open domains, in MiB.
+        memory_budget_mb: for open domains in memory, in MiB.
+        disk_budget_mb: for those that find no room there, in the folder for temporary
+            files; 0: none.
         is_depth_first: take the newest domains first, not the hardest.
         attack: on the points where relaxations are least; None for those alone.
         attack_every: rounds from one attack to the next.
@@ -63,6 +65,7 @@ class BranchAndBound(Stage):
     branching: Branching = Branching()  # noqa: RUF009
     max_domains: int | None = None
     memory_budget_mb: float = 2048.0
+    disk_budget_mb: float = 16384.0
     is_depth_first: bool = False
     attack: PGD | None = _ATTACK
     attack_every: int = 10
@@ -84,7 +87,16 @@ class BranchAndBound(Stage):
                 raise InputError(
                     f"`{name}` must be {rule}. Received: {getattr(self, name)!r}"
                 )
-        DomainPool(self.memory_budget_mb, self.max_domains)  # Checks both.
+        self.pool()  # Checks the budgets.
+
+    def pool(self) -> DomainPool:
+        """Returns an empty pool for open domains."""
+        return DomainPool(
+            self.memory_budget_mb,
+            self.max_domains,
+            self.is_depth_first,
+            self.disk_budget_mb,
+        )
 
     def applies(self, task):
         return task.prover.neurons.total > 0
@@ -114,9 +126,7 @@ class _Search:
         is_unstable = (interval.lower < 0.0) & (interval.upper > 0.0)
         self._unstable = np.flatnonzero(is_unstable.numpy()[0])
         self._slopes = self._first_slopes(bounds)
-        self._pool = DomainPool(
-            options.memory_budget_mb, options.max_domains, options.is_depth_first
-        )
+        self._pool = options.pool()
         self._leaves = Leaves(task, index, self._root, self._unsafe, self._unstable)
         # Least margins of what is proved, by clause.
         self._proved = np.full([self._unsafe.num_clauses], np.inf)

@@ -198,7 +198,8 @@ class TestLimits:
         [
             {"max_domains": 1, "batch_size": 8},
             {"max_domains": 3, "batch_size": 1},
-            {"memory_budget_mb": 1e-3, "batch_size": 4},
+            {"memory_budget_mb": 1e-3, "disk_budget_mb": 0.0, "batch_size": 4},
+            {"memory_budget_mb": 1e-3, "disk_budget_mb": 1e-3, "batch_size": 4},
             {"max_domains": 2, "batch_size": 2, "is_depth_first": True},
         ],
     )
@@ -207,6 +208,12 @@ class TestLimits:
         assert result.verdict is Verdict.UNKNOWN
         assert "memory" in result.reason
         assert result.lower_bound < 0.0
+
+    def test_room_on_disk(self, bench):
+        options = {"memory_budget_mb": 1e-3, "batch_size": 4}
+        result = searched(bench, self.safe, **options)
+        assert result.verdict is VERIFIED
+        assert result.lower_bound > 0.0
 
     def test_depth_first_decides_too(self, bench):
         result = searched(bench, self.safe, is_depth_first=True, batch_size=4)
