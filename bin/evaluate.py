@@ -1,8 +1,12 @@
 r"""Clean, PGD, IBP, CROWN-IBP and CROWN accuracy of one or many models.
 
+With gin_configs/base/evaluate_max_margin.gin also robust error from below and above.
+
 robust-tf-evaluate --model=runs/digits --epsilon=0.1 --workdir=runs/digits
 robust-tf-evaluate --model=a.keras --model=b.keras --dataset=mnist --data_dir=DATA \
     --epsilon=0.3 --workdir=runs/family
+robust-tf-evaluate --model=runs/mnist_mmr --data_dir=DATA --epsilon=0.1 --count=100 \
+    --gin_file=gin_configs/base/evaluate_max_margin.gin --workdir=runs/mnist_mmr
 """
 
 import pathlib
@@ -41,6 +45,7 @@ def main(argv):
     )
     files.write_atomically(workdir / "evaluation_config.gin", configuration.operative())
     tables.show([*result["models"], *result.get("family", {}).values()])
+    tables.show_robust_errors(result["models"])
 
 
 def run():

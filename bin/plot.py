@@ -3,10 +3,13 @@ r"""Draws what run folders tell of training, and prints a table of their results
 One picture has the curves of all runs, one for each run the states of its neurons. Of
 folders that `verify` has written: verdicts over time, accuracy by stage, and counts. Of
 folders that `certify` has written, and of logs of other systems: certified accuracy
-against the radius, a table, and how the runs differ on the same images.
+against the radius, a table, and how the runs differ on the same images. Of models:
+linear regions on the plane through three images, gradients at images, filters, and
+distances from images to the ends of their regions and decisions.
 
 robust-tf-plot --run=runs/mnist_ibp --run=runs/mnist_crown_ibp --out=pictures
 robust-tf-plot --run=runs/mnist_certified --log=Cohen=FILE --published=mnist --out=DIR
+robust-tf-plot --model=plain=runs/plain --model=MMR=runs/mmr --kind=regions --out=DIR
 """
 
 import pathlib
@@ -17,6 +20,9 @@ from absl import logging
 from robust_tf import files
 from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
+from robust_tf.experiments import region_pictures
+from robust_tf.experiments.settings import Data
+from robust_tf.experiments.settings import Examples
 from robust_tf.interchange import radius_logs
 from robust_tf.report import certification_plots
 from robust_tf.report import certification_tables
@@ -31,10 +37,7 @@ _FLAGS = flags.FLAGS
 def main(argv):
     """Reads the run folders, and writes a picture and a table of all of them."""
     del argv
-    if not (_FLAGS.run or _FLAGS.log):
-        raise InputError(
-            "`--run` must name a run folder, or `--log` a log of radii. Received: none"
-        )
+    _check_flags()
     logs = _logs()
     folders = results.run_folders(_FLAGS.run)
     metrics = {
@@ -57,12 +60,26 @@ def main(argv):
         logging.warning("No run has records of epochs, so there are no curves.")
     _show_verification(folders, out)
     _show_certification(folders, logs, out)
+    if _FLAGS.model:
+        _draw_regions(out)
     if records:
         tables.show(records)
         files.write_atomically(out / "results.txt", tables.render(records))
         logging.info("The table is in '%s'.", out / "results.txt")
     elif any(map(_has_more, folders.values())):
         logging.warning("No run has results yet, so there is no table.")
+
+
+def _check_flags():
+    if _FLAGS.kind and not _FLAGS.model:
+        raise InputError(
+            "`--kind` chooses pictures of models. Received: no model. Give --model=PATH"
+        )
+    if not (_FLAGS.run or _FLAGS.log or _FLAGS.model):
+        raise InputError(
+            "`--run` must name a run folder, `--log` a log of radii, or `--model` a "
+            "model. Received: none"
+        )
 
 
 def _has_more(folder) -> bool:
@@ -92,18 +109,44 @@ def _logs():
     """The logs by name, each read."""
     if _FLAGS.sigma is not None and not _FLAGS.sigma > 0.0:
         raise InputError(f"`--sigma` must be above 0. Received: {_FLAGS.sigma:g}")
+    return {name: radius_logs.read_log(path) for name, path in _named("log").items()}
+
+
+def _named(flag):
+    """The paths of a flag by name, each PATH or NAME=PATH."""
     found = {}
-    for given in _FLAGS.log:
+    for given in _FLAGS[flag].value:
         name, _, path = given.partition("=")
         if not path or pathlib.Path(given).exists():
             name, path = given, given
         if name in found:
             raise InputError(
-                "`--log` must give each log a name of its own, as NAME=FILE. "
+                f"`--{flag}` must give each {flag} a name of its own, as NAME=FILE. "
                 f"Received: {name!r} twice"
             )
-        found[name] = radius_logs.read_log(path)
+        found[name] = path
     return found
+
+
+def _draw_regions(out):
+    """Pictures of what models do around images."""
+    models, points, epsilon = _named("model"), _FLAGS.points, _FLAGS.epsilon
+    if points is not None:
+        points = tuple(command_line.parse_numbers("points", points).values())
+    dataset = _FLAGS.dataset or region_pictures.dataset_of(models.values())
+    examples = {"start": _FLAGS.start, "count": _FLAGS.count, "split": _FLAGS.split}
+    paths = region_pictures.draw(
+        out,
+        models=models,
+        data=Data(dataset, data_dir=_FLAGS.data_dir),
+        kinds=_FLAGS.kind or region_pictures.KINDS,
+        examples=Examples(**{k: v for k, v in examples.items() if v is not None}),
+        points=points,
+        norm=_FLAGS.norm or "inf",
+        epsilon=None if epsilon is None else command_line.parse_epsilon(epsilon),
+    )
+    for path in paths:
+        logging.info("A picture of the models is in '%s'.", path)
 
 
 def _show_certification(folders, logs, out):
@@ -167,6 +210,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "log": "A log of certified radii, FILE or NAME=FILE: a table of Cohen et al., a"
         " file of radii and accuracies (`_acc`), or a `.mat` file of MACER. Repeat the "
         "flag to compare several.",
+        "model": "A classifier of ReLUs, PATH or NAME=PATH: a `.keras` or `.mat` file "
+        "or a run folder. Repeat the flag to draw several side by side.",
     }
     for name, meaning in lists.items():
         flags.DEFINE_multi_string(name, [], meaning, flag_values=flag_values)
@@ -184,12 +229,35 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Adds what others published of this data set to the table of certified radii.",
         flag_values=flag_values,
     )
+    _define_model_flags(flag_values)
     flags.DEFINE_string(
         "out",
         None,
         "The folder to write the pictures and table to.",
         flag_values=flag_values,
     )
+
+
+def _define_model_flags(flag_values):
+    """Flags of pictures of models."""
+    flags.DEFINE_multi_enum(
+        "kind",
+        [],
+        region_pictures.KINDS,
+        "Which pictures of models. Repeat the flag for several. Default: all.",
+        flag_values=flag_values,
+    )
+    command_line.define_example_flags(flag_values)
+    strings = {
+        "points": "Indices of the three images that the plane of linear regions goes "
+        "through, such as 0,1,2. Default: the first chosen ones of three classes.",
+        "data_dir": "The folder of TensorFlow Datasets to read from.",
+        "norm": "Of distances: inf, or a number of at least 1. Default: inf.",
+        "epsilon": "Where histograms of distances have a line, in pixel values in [0, "
+        "1]: a number or a fraction, such as 0.1 or 8/255. Default: none.",
+    }
+    for name, meaning in strings.items():
+        flags.DEFINE_string(name, None, meaning, flag_values=flag_values)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def _write_witness(answer):
 def _model() -> str:
     if len(_FLAGS.model) != 1:
         raise InputError(
-            "`--model` must name one `.keras` file, run folder or `.onnx` file. "
+            "`--model` must name one `.keras`, `.onnx` or `.mat` file, or run folder. "
             f"Received: {', '.join(_FLAGS.model) or 'none'}"
         )
     return _FLAGS.model[0]
@@ -211,7 +211,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "model",
         [],
-        "A `.keras` file, a run folder or an `.onnx` file.",
+        "A `.keras`, `.onnx` or `.mat` file, or a run folder.",
         flag_values=flag_values,
     )
     flags.DEFINE_multi_string(

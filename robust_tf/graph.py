@@ -236,6 +236,20 @@ class BoundGraph:
                 f"Edge {edge} does not divide the classifier: paths lead past it. "
                 f"Edges that do: {cuts}"
             )
+        return self._values_after(edge, values, choices)[self.output]
+
+    def values(self, inputs: tf.Tensor, choices: Choices) -> dict[int, tf.Tensor]:
+        """Returns the value on every edge, `[batch, *shape]`, keyed by edge number.
+
+        As the bounds see the classifier, see `forward_from`.
+
+        Args:
+            inputs: `[batch, *shape]`.
+            choices: what the interval rules ask for.
+        """
+        return self._values_after(0, inputs, choices)
+
+    def _values_after(self, edge, values, choices):
         reached = {edge: values}
         for node in self.nodes[edge:]:
             tensors = [reached[source] for source in node.inputs]
@@ -246,7 +260,7 @@ class BoundGraph:
             else:
                 arguments = tensors if len(tensors) > 1 else tensors[0]
                 reached[node.output] = _call(layer, arguments, False)
-        return reached[self.output]
+        return reached
 
     def propagate_interval(
         self, box: IntervalBound, choices: Choices, known=None

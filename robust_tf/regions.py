@@ -156,7 +156,7 @@ class LpBall(Region):
     def minimum(self, form: LinearForm) -> tf.Tensor:
         if self.is_box:
             return form.offset + box_minimum(form.coefficients, self.box)
-        lengths = _dual_norm(flatten_from(form.coefficients, 2), self.norm)
+        lengths = dual_norm(flatten_from(form.coefficients, 2), self.norm)
         bound = contract(form.coefficients, self.x) - self._aligned(2) * lengths
         if self.valid_range is not None:
             bound = tf.maximum(bound, box_minimum(form.coefficients, self.box))
@@ -250,6 +250,36 @@ def box_minimum(coefficients: tf.Tensor, box: IntervalBound) -> tf.Tensor:
     """Returns the exact minimum of each row over `box`, `[batch, rows]`."""
     reach = contract(tf.abs(coefficients), box.radius)
     return contract(coefficients, box.center) - reach
+
+
+def dual_norm(rows: tf.Tensor, norm: float) -> tf.Tensor:
+    """Returns `||row||_q` with `1/p + 1/q = 1`, gradient 0 at zero rows.
+
+    Args:
+        rows: `[..., size]`.
+        norm: p, at least 1.
+
+    Returns:
+        `[...]`.
+    """
+    magnitudes = tf.abs(rows)
+    if norm == 1.0:
+        return tf.reduce_max(magnitudes, -1)
+    if np.isinf(norm):
+        return tf.reduce_sum(magnitudes, -1)
+    power = 1.0 / (1.0 - 1.0 / norm)
+    if power == 2.0:
+        total = tf.reduce_sum(tf.square(rows), -1)
+        is_positive = total > 0.0
+        return tf.where(is_positive, tf.sqrt(tf.where(is_positive, total, 1.0)), 0.0)
+    # Powers of small entries would underflow, and the norm come out too small, so
+    # they are taken of entries over the greatest. A norm's gradient ignores the unit.
+    power = tf.constant(power, rows.dtype)
+    unit = tf.stop_gradient(tf.reduce_max(magnitudes, -1, keepdims=True))
+    is_positive = unit > 0.0
+    relative = tf.where(is_positive, magnitudes / tf.where(is_positive, unit, 1.0), 1.0)
+    lengths = unit * tf.reduce_sum(relative**power, -1, keepdims=True) ** (1.0 / power)
+    return lengths[..., 0]
 
 
 def parse_norm(norm) -> float:
@@ -355,23 +385,3 @@ def _checked_range(valid_range):
             f"clipping. Received: {valid_range!r}"
         )
     return low, high
-
-
-def _dual_norm(rows, norm):
-    """`||row||_q` with `1/p + 1/q = 1` over the last axis, gradient 0 at zero rows."""
-    magnitudes = tf.abs(rows)
-    if norm == 1.0:
-        return tf.reduce_max(magnitudes, -1)
-    power = 1.0 / (1.0 - 1.0 / norm)
-    if power == 2.0:
-        total = tf.reduce_sum(tf.square(rows), -1)
-        is_positive = total > 0.0
-        return tf.where(is_positive, tf.sqrt(tf.where(is_positive, total, 1.0)), 0.0)
-    # Powers of small entries would underflow, and the norm come out too small, so
-    # they are taken of entries over the greatest. A norm's gradient ignores the unit.
-    power = tf.constant(power, rows.dtype)
-    unit = tf.stop_gradient(tf.reduce_max(magnitudes, -1, keepdims=True))
-    is_positive = unit > 0.0
-    relative = tf.where(is_positive, magnitudes / tf.where(is_positive, unit, 1.0), 1.0)
-    lengths = unit * tf.reduce_sum(relative**power, -1, keepdims=True) ** (1.0 / power)
-    return lengths[..., 0]

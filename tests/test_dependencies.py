@@ -20,12 +20,14 @@ RANKS = (
     ("regions",),
     ("replicas", "rounding"),
     ("bounds",),
+    ("matlab",),
     ("files",),
     ("errors",),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-# These two stand beside the order: they know errors alone.
-APART = ("schedules", "data")
+# These two stand beside the order, and know no more than this of it.
+APART = {"schedules": ("errors",), "data": ("errors", "matlab")}
+BENEATH = ("errors", "files", "matlab")
 PRIVATE = ("keras.src", "tensorflow.python")
 
 
@@ -70,9 +72,9 @@ def problem(part, imported):
     if part == imported:
         return None
     if part in APART:
-        return None if imported == "errors" else "knows errors alone"
+        return None if imported in APART[part] else f"knows {APART[part]} alone"
     if imported in APART:
-        return None if part != "errors" else "is at the bottom"
+        return None if part not in BENEATH else "is beneath what stands apart"
     if imported not in RANK:
         return "imports what stands outside the order"
     return None if RANK[part] < RANK[imported] else "imports upwards or sideways"
@@ -136,7 +138,12 @@ def test_no_flags_and_no_gin_below_experiments(part, path):
         ("layers", "from .base import BoundLayer", True),
         ("bounds", "import robust_tf", False),
         ("data", "from robust_tf import errors", True),
+        ("data", "from robust_tf import matlab", True),
+        ("data", "from robust_tf import files", False),
         ("data", "from robust_tf import bounds", False),
+        ("schedules", "from robust_tf import matlab", False),
+        ("matlab", "from robust_tf import files", True),
+        ("matlab", "from robust_tf import data", False),
         ("schedules", "import robust_tf.data", False),
         ("training", "from robust_tf import data, schedules", True),
         ("training", "import robust_tf.interchange", False),

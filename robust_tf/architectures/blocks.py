@@ -40,16 +40,19 @@ def convolution(
     *,
     groups=1,
     kernel_initializer=None,
+    bias_initializer=None,
     use_bias=True,
 ):
     """A convolution after `padding` zeros on every side of the image.
 
-    TensorFlow's "same" can put one zero more at the end than at the beginning; it is
-    used only where it pads by as many on both sides.
+    TensorFlow's "same" can put one zero more at the end than at the beginning; for a
+    number it is used only where it pads by as many on both sides. `padding="same"` asks
+    for it wherever the zeros come to stand.
     """
     image = tensor.shape[1:3]
     totals = {pad_total(side, kernel_size, stride, "same") for side in image}
-    mode = "same" if padding and totals == {2 * padding} else "valid"
+    is_same = padding == "same" or (padding and totals == {2 * padding})
+    mode = "same" if is_same else "valid"
     if padding and mode == "valid":
         tensor = layers.ZeroPadding2D(padding)(tensor)
     fan_in = kernel_size**2 * tensor.shape[-1] // groups
@@ -61,17 +64,17 @@ def convolution(
         groups=groups,
         use_bias=use_bias,
         kernel_initializer=kernel_initializer or fan_in_uniform(fan_in),
-        bias_initializer=fan_in_uniform(fan_in),
+        bias_initializer=bias_initializer or fan_in_uniform(fan_in),
     )(tensor)
 
 
-def dense(tensor, units):
+def dense(tensor, units, *, kernel_initializer=None, bias_initializer=None):
     """A dense layer over the last axis."""
     fan_in = tensor.shape[-1]
     return layers.Dense(
         units,
-        kernel_initializer=fan_in_uniform(fan_in),
-        bias_initializer=fan_in_uniform(fan_in),
+        kernel_initializer=kernel_initializer or fan_in_uniform(fan_in),
+        bias_initializer=bias_initializer or fan_in_uniform(fan_in),
     )(tensor)
 
 
@@ -87,13 +90,18 @@ def rectified(tensor, batch_normalization=False):
     return layers.ReLU()(normalized(tensor, batch_normalization))
 
 
-def classifier(inputs, tensor, hidden, num_classes, batch_normalization=False):
-    """Returns the model that ends in dense layers of `hidden` units, then logits."""
+def classifier(
+    inputs, tensor, hidden, num_classes, batch_normalization=False, *, connect=dense
+):
+    """Returns the model that ends in dense layers of `hidden` units, then logits.
+
+    `connect` makes a dense layer of a tensor and a number of units.
+    """
     if len(tensor.shape) > 2:
         tensor = layers.Flatten()(tensor)
     for units in hidden:
-        tensor = rectified(dense(tensor, units), batch_normalization)
-    return keras.Model(inputs, dense(tensor, num_classes))
+        tensor = rectified(connect(tensor, units), batch_normalization)
+    return keras.Model(inputs, connect(tensor, num_classes))
 
 
 def check_image_shape(shape):

@@ -1,5 +1,6 @@
 """Images with labels: sets in memory, batches of them, augmentation."""
 
+from robust_tf.data.augmentation import RandomCropAndColor
 from robust_tf.data.augmentation import RandomFlipAndCrop
 from robust_tf.data.dataset import ImageDataset
 from robust_tf.data.loading import load

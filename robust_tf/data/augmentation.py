@@ -7,6 +7,8 @@ import tensorflow as tf
 from robust_tf.errors import InputError
 
 PADDING_MODES = ("zero", "edge")
+# Of the random numbers for colours, which are not those for places.
+_COLORS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,77 @@ class RandomFlipAndCrop:
             for draw, span in zip(tf.unstack(draws), spans, strict=True)
         )
         return down - self.padding, right - self.padding, mirrored == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCropAndColor:
+    """Crops and mirrors images, then changes their brightness and their contrast.
+
+    That of maximum margin regularization (arXiv:1810.07481), where it is off unless
+    asked for: crops of images padded by 2 zeros on each side, mirrored but for MNIST,
+    GTS and SVHN (`RandomFlipAndCrop`); then pixels plus a number from `-brightness` to
+    `brightness`, cut to [0, 1]; then their distances to the mean of their channel times
+    a number from `1 - contrast` to `1 + contrast`, cut to [0, 1]. Each image draws for
+    itself. Published test images are padded and cut in the middle, so they stay as they
+    are.
+
+    Attributes:
+        flip: whether to mirror, with probability 0.5.
+        padding: zeros on each side; 0 for no crop.
+        brightness: of pixels in [0, 1], from 0 to 1.
+        contrast: from 0 to 1.
+
+    Raises:
+        InputError: for numbers out of range.
+    """
+
+    flip: bool = True
+    padding: int = 2
+    brightness: float = 0.1
+    contrast: float = 0.4
+
+    def __post_init__(self):
+        RandomFlipAndCrop(self.flip, self.padding)  # Refuses what it cannot do.
+        for name in ("brightness", "contrast"):
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0.0 <= value <= 1.0:
+                raise InputError(
+                    f"`{name}` must be a number from 0 to 1. Received: {value!r}"
+                )
+
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the changed images; equal arguments give equal results.
+
+        Args:
+            images: `[batch, height, width, channels]`, floating point in [0, 1].
+            seed: `[2]`, integers, one seed for the whole batch.
+
+        Returns:
+            The shape and type of `images`, in [0, 1].
+
+        Raises:
+            InputError: for images of integers.
+        """
+        images = tf.convert_to_tensor(images)
+        if not images.dtype.is_floating:
+            raise InputError(
+                "Brightness and contrast are changed of floating-point images in "
+                f"[0, 1]. Received: {images.dtype.name}"
+            )
+        images = RandomFlipAndCrop(self.flip, self.padding)(images, seed)
+        draws = tf.random.stateless_uniform(
+            [2, tf.shape(images)[0], 1, 1, 1],
+            tf.random.fold_in(seed, _COLORS, alg="philox"),
+            minval=-1.0,
+            maxval=1.0,
+            dtype=images.dtype,
+            alg="philox",
+        )
+        shifts, factors = self.brightness * draws[0], 1.0 + self.contrast * draws[1]
+        images = tf.clip_by_value(images + shifts, 0.0, 1.0)
+        means = tf.reduce_mean(images, (1, 2), keepdims=True)
+        return tf.clip_by_value(means + factors * (images - means), 0.0, 1.0)
 
 
 def _gather_pixels(images, rows, columns):

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from robust_tf.data import matlab_folder
 from robust_tf.data import tfds_folder
 from robust_tf.data import tiny_imagenet
 from robust_tf.data.dataset import ImageDataset
@@ -36,8 +37,9 @@ def load(
 
     Args:
         name: `digits` (embedded), `tiny_imagenet` (also from its original folder,
-            `DATA_DIR/tiny-imagenet-200`), or a TFDS image classification set (`mnist`,
-            `cifar10`, `imagenet_resized/64x64`, `name:1.2.3`, ...).
+            `DATA_DIR/tiny-imagenet-200`), a TFDS image classification set (`mnist`,
+            `cifar10`, `imagenet_resized/64x64`, `name:1.2.3`, ...), or what lies as
+            `DATA_DIR/NAME/NAME_int_train.mat` and is no such set (`gts`).
         split: "train", "validation" or "test".
         data_dir: the TFDS data folder; None for the environment variable
             TFDS_DATA_DIR, or else `~/tensorflow_datasets`.
@@ -76,6 +78,8 @@ def _open(name, data_dir, download):
         return DigitsSource()
     if name.partition(":")[0] == tiny_imagenet.NAME:
         return tiny_imagenet.open_set(name, data_dir, download)
+    if matlab_folder.is_meant(name, data_dir):
+        return matlab_folder.open_set(name, data_dir)
     return tfds_folder.open_set(name, data_dir, download)
 
 

@@ -11,11 +11,13 @@ _IDENTITY = ((0.0,), (1.0,))
 # included, are what their numbers rest on. Sources: CROWN-IBP (arXiv:1906.06316) for
 # MNIST, Fashion-MNIST (no normalisation), CIFAR-10 and SVHN; fast certified training
 # (arXiv:2103.17268) for TinyImageNet; expressive losses (arXiv:2305.13991) for
-# downscaled ImageNet; randomized smoothing (arXiv:1902.02918) for ImageNet.
+# downscaled ImageNet; randomized smoothing (arXiv:1902.02918) for ImageNet; maximum
+# margin regularization (arXiv:1810.07481) for GTS (no normalisation).
 NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
     "digits": _IDENTITY,
     "mnist": _IDENTITY,
     "fashion_mnist": _IDENTITY,
+    "gts": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "svhn_cropped": (
         (0.43768206, 0.44376972, 0.47280434),

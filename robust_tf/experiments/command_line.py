@@ -143,7 +143,7 @@ def define_model_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "model",
         [],
-        "A `.keras` file or a run folder. Repeat the flag for a family.",
+        "A `.keras` or `.mat` file or a run folder. Repeat the flag for a family.",
         flag_values=flag_values,
     )
     define_example_flags(flag_values)

@@ -41,6 +41,7 @@ _OPEN = frozenset(
 _CLOSED = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
+        "data.matlab_folder",
         "data.soft_targets",
         "data.tfds_folder",
         "data.tiny_imagenet",
@@ -53,6 +54,7 @@ _CLOSED = frozenset(
         "experiments.gin_values",
         "experiments.launch",
         "experiments.pareto",
+        "experiments.region_pictures",
         "experiments.verification_merge",
         "experiments.verification_models",
         "experiments.verification_records",

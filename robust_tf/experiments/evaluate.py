@@ -1,6 +1,7 @@
 """Clean, attacked and certified accuracy of one or many models."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -16,14 +17,18 @@ import rich.progress
 
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
+from robust_tf.experiments import robust_error
 from robust_tf.experiments.settings import Bounds
 from robust_tf.experiments.settings import Data
+from robust_tf.experiments.settings import Exact
 from robust_tf.experiments.settings import Examples
 from robust_tf.files import write_json
+from robust_tf.interchange import matlab_models
 from robust_tf.layers.convert import convert
 from robust_tf.regions import Threat
 from robust_tf.verification.accuracy import measure
 
+MATLAB_SUFFIX = ".mat"
 _ACCURACIES = ("clean_accuracy", "pgd_accuracy", "certified_accuracy")
 
 
@@ -36,19 +41,23 @@ def evaluate(
     examples: Examples = Examples(),  # noqa: B008
     bounds: Bounds = Bounds(),  # noqa: B008
     attack: Callable | None = None,
+    exact: Exact | None = None,
     seed: int = 0,
 ) -> dict:
     """Measures models, and writes `evaluation.json` into `workdir`.
 
     Args:
         workdir: made if it is missing; None writes nothing.
-        models: paths of `.keras` files or run folders; plain Keras models are
-            converted.
+        models: paths of `.keras` or `.mat` files or run folders; plain Keras models
+            are converted.
         data: which images.
         threat: perturbations.
         examples: which of the images.
         bounds: certificates.
         attack: such as `attacks.pgd.PGD`; None for no attack.
+        exact: how to bound robust error from both sides (`robust_error.measure`), into
+            `workdir/exact` (for several models, `workdir/exact/NUMBER`, from 1), on
+            the examples; all else is then measured on the whole split. None: not.
         seed: of the attack.
 
     Returns:
@@ -59,10 +68,28 @@ def evaluate(
         InputError: for files that are missing or are no classifiers of these images.
     """
     images, loaded = load_all(models, data, examples)
-    records = [
-        _record(path, model, images, threat, examples, bounds, attack, seed)
-        for path, model in loaded
-    ]
+    if exact is not None and workdir is None:
+        raise InputError("`exact` keeps records, and needs a `workdir`.")
+    measured = examples
+    if exact is not None:
+        measured = dataclasses.replace(examples, start=0, count=None)
+    records = []
+    for number, (path, model) in enumerate(loaded, 1):
+        record = _record(path, model, images, threat, measured, bounds, attack, seed)
+        if exact is not None:
+            folder = pathlib.Path(workdir) / "exact"
+            record["robust_error"] = robust_error.measure(
+                folder / str(number) if len(loaded) > 1 else folder,
+                path=path,
+                model=model,
+                images=images,
+                data=data,
+                threat=threat,
+                examples=examples,
+                exact=exact,
+                seed=seed,
+            )
+        records.append(record)
     result = {"models": records}
     if len(records) > 1:
         result["family"] = _family(records)
@@ -84,7 +111,7 @@ def load_all(
     """
     if not models:
         raise InputError("There must be at least one model. Give `--model=PATH`.")
-    loaded = [(path, convert(model_file(path))) for path in models]
+    loaded = [(path, convert(_readable(model_file(path)))) for path in models]
     images = data.load(examples.split)
     for path, model in loaded:
         _check_fit(path, model, images)
@@ -120,7 +147,7 @@ def count_of(examples: Examples, images: datasets.ImageDataset) -> int:
 
 
 def model_file(path) -> pathlib.Path:
-    """Returns the `.keras` file that a path names: itself, or a run folder's.
+    """Returns the `.keras` or `.mat` file that a path names, or that of a run folder.
 
     Raises:
         InputError: where there is none.
@@ -134,10 +161,10 @@ def model_file(path) -> pathlib.Path:
                 "Let the training end, or name another folder."
             )
         return file
-    if path.suffix != ".keras" or not path.is_file():
+    if path.suffix not in (".keras", MATLAB_SUFFIX) or not path.is_file():
         raise InputError(
-            "`--model` must name a `.keras` file or a run folder. Received: "
-            f"'{path}'" + ("" if path.exists() else ", which does not exist")
+            "`--model` must name a `.keras` file, a `.mat` file or a run folder. "
+            f"Received: '{path}'" + ("" if path.exists() else ", which does not exist")
         )
     return path
 
@@ -148,6 +175,11 @@ def dataset_of(path) -> str | None:
     if not summary.is_file():
         return None
     return json.loads(summary.read_text()).get("dataset")
+
+
+def _readable(file):
+    """What `convert` takes: the model itself where Keras cannot read the file."""
+    return matlab_models.read_model(file) if file.suffix == MATLAB_SUFFIX else file
 
 
 def _check_fit(path, model, images):

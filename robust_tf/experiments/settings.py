@@ -8,6 +8,7 @@ from robust_tf import data as datasets
 from robust_tf.data import soft_targets
 from robust_tf.errors import InputError
 from robust_tf.training.gradients import GradientRule
+from robust_tf.verification.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +224,39 @@ class Bounds:
     methods: tuple[str, ...] = ("ibp", "crown-ibp", "crown")
     relaxation: str = "adaptive"
     memory_budget_mb: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """How robust error is bounded from both sides (`robust_error`).
+
+    Attributes:
+        plan: of verification.
+        timeout_s: seconds of work for each example.
+        distance_limit: the largest distance that is tried by the convex adversarial
+            polytope, in pixels in [0, 1]; None for no such distances.
+        distance_steps: of its bisection.
+        has_regions: whether linear regions are measured too.
+    """
+
+    plan: Plan = Plan()  # noqa: RUF009
+    timeout_s: float = 120.0
+    distance_limit: float | None = None
+    distance_steps: int = 14
+    has_regions: bool = True
+
+    def __post_init__(self):
+        limit = self.distance_limit
+        if limit is not None and not 0.0 < limit < math.inf:
+            raise InputError(
+                "`distance_limit` must be finite and above 0, or None. Received: "
+                f"{limit}"
+            )
+        if not _is_whole(self.distance_steps, 1):
+            raise InputError(
+                "`distance_steps` must be a whole number of at least 1. Received: "
+                f"{self.distance_steps!r}"
+            )
 
 
 def _is_whole_or_none(value, low, end=math.inf):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from robust_tf import data as datasets
+from robust_tf import matlab
 from robust_tf import schedules
 from robust_tf.errors import InputError
 from robust_tf.experiments.settings import Certification
@@ -19,7 +20,6 @@ from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
 from robust_tf.files import write_atomically
 from robust_tf.files import write_json
-from robust_tf.interchange import matlab
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.regions import Threat
 from robust_tf.training.averaging import WeightAverage
@@ -173,6 +173,7 @@ def _build(training, threat, architecture, initialization, objective, run, steps
         max_gradient_norm=run.max_gradient_norm,
         micro_batches=run.micro_batches,
         gradient_rule=run.gradient_rule,
+        steps_per_epoch=steps,
         seed=run.seed,
     )
     rate = run.learning_rate

@@ -54,7 +54,7 @@ def verify_dataset(
 
     Args:
         workdir: made if it is missing; holds all that is written.
-        model: path of a `.keras` file, a run folder or an `.onnx` file.
+        model: path of a `.keras`, `.onnx` or `.mat` file, or of a run folder.
         data: which images.
         threat: perturbations, taken exactly, in float64.
         examples: which of the images; its batch size is not used.

@@ -12,6 +12,7 @@ import numpy as np
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
 from robust_tf.experiments import evaluate
+from robust_tf.interchange import matlab_models
 from robust_tf.interchange import onnx_reader
 
 
@@ -23,8 +24,8 @@ class Classifier:
         name: the path that was given.
         model: as it is deployed; `robust_tf.convert` takes it.
         digest: SHA-256, in hex, of a `.keras` model's layers and weights, or of the
-            bytes of an `.onnx` file.
-        network: what an `.onnx` file says of its inputs; None for `.keras` models.
+            bytes of an `.onnx` or `.mat` file.
+        network: what an `.onnx` file says of its inputs; None for other models.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Classifier:
 
 
 def load_classifier(path: str | os.PathLike, box=(0.0, 1.0)) -> Classifier:
-    """Reads a `.keras` file, a run folder or an `.onnx` file (also `.onnx.gz`).
+    """Reads a `.keras` or `.mat` file, a run folder or an `.onnx` file (`.onnx.gz`).
 
     Args:
         path: of it.
@@ -76,9 +77,11 @@ def load_classifier(path: str | os.PathLike, box=(0.0, 1.0)) -> Classifier:
     path = pathlib.Path(path)
     if path.name.endswith((".onnx", ".onnx.gz")):
         network = onnx_reader.read_onnx(path, box)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Classifier(str(path), network.model, digest, network)
+        return Classifier(str(path), network.model, _bytes_digest(path), network)
     file = evaluate.model_file(path)
+    if file.suffix == evaluate.MATLAB_SUFFIX:
+        model = matlab_models.read_model(file)
+        return Classifier(str(path), model, _bytes_digest(file))
     try:
         model = keras.models.load_model(file, compile=False)
     except (ValueError, TypeError, OSError) as error:
@@ -87,6 +90,10 @@ def load_classifier(path: str | os.PathLike, box=(0.0, 1.0)) -> Classifier:
             "by `model.save('name.keras')`."
         ) from error
     return Classifier(str(path), model, model_digest(model))
+
+
+def _bytes_digest(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def model_digest(model: keras.Model) -> str:

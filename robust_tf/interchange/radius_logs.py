@@ -23,8 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from robust_tf import matlab
 from robust_tf.errors import InputError
-from robust_tf.interchange import matlab
 from robust_tf.smoothing.radius import ABSTAIN
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")

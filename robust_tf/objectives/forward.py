@@ -42,6 +42,8 @@ class Adversary:
             (0, 1]; 1 for all (`shrinking.ShrinkingChoices`).
         statistics: what BatchNormalization uses in the bounds: those of the "clean"
             batch (arXiv:2103.17268), or of the "adversarial" one (arXiv:2305.13991).
+        share: of each batch (and replica) that is attacked, its first examples, in
+            (0, 1]; the rest stays as it is (arXiv:1810.07481).
 
     Raises:
         InputError: for values out of range.
@@ -52,6 +54,7 @@ class Adversary:
     box_share: float | None = None
     statistics: str = "clean"
     unstable_share: float = 1.0
+    share: float = 1.0
 
     def __post_init__(self):
         if not 0.0 < self.radius_factor < float("inf"):
@@ -72,6 +75,14 @@ class Adversary:
                 "`unstable_share` belongs to small boxes, as with it bounds prove "
                 f"nothing. Received: {self.unstable_share}, and no `box_share`. Set "
                 "both, or neither."
+            )
+        if not 0.0 < self.share <= 1.0:
+            raise InputError(f"`share` must lie in (0, 1]. Received: {self.share}")
+        if self.share < 1.0 and self.box_share is not None:
+            raise InputError(
+                "Small boxes lie around attacked images; `share` leaves some clean. "
+                f"Received: `share` {self.share} and `box_share` {self.box_share}. Set "
+                "one of them."
             )
         if self.statistics not in _STATISTICS:
             raise InputError(
@@ -97,6 +108,7 @@ class CertifiedForward:
         adversary: attacks the batch, where a term asks for it.
         noise: on copies of the batch, where a term asks for them.
         targets: probabilities of the classes, `[batch, classes]`, or None.
+        epoch: number of the current epoch, from 1, an integer scalar.
         is_at_variables: whether the weights are the classifier's variables, not tensors
             in their place (as in `keras.StatelessScope`).
     """
@@ -112,6 +124,7 @@ class CertifiedForward:
     adversary: Adversary | None = None
     noise: Noise | None = None
     targets: tf.Tensor | None = None
+    epoch: int | tf.Tensor = 1
     is_at_variables: bool = True
 
     @property
@@ -207,16 +220,19 @@ class CertifiedForward:
     def attacked(self) -> tf.Tensor:
         """Images that the adversary found, without gradient, `[batch, *shape]`.
 
-        The attack sees the classifier at inference, after the clean batch has moved
-        its statistics.
+        With a `share` below 1 the rest of the batch follows as it is. The attack sees
+        the classifier at inference, after the clean batch has moved its statistics.
         """
         _ = self.logits
-        return self._given_adversary.attack(
-            self.graph.inference(),
-            self._attacked_region,
-            self.labels,
-            self.seed,
-        )
+        adversary, region = self._given_adversary, self._attacked_region
+        logits_fn = self.graph.inference()
+        if adversary.share == 1.0:
+            return adversary.attack(logits_fn, region, self.labels, self.seed)
+        size = tf.cast(tf.shape(self.images)[0], tf.float64)
+        count = tf.cast(size * adversary.share, tf.int32)
+        part = LpBall(region.x[:count], region.radius, region.norm, region.valid_range)
+        found = adversary.attack(logits_fn, part, self.labels[:count], self.seed)
+        return tf.concat([found, self.images[count:]], 0)
 
     @ComputedOnce
     def noisy(self) -> NoisyForward:

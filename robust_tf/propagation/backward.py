@@ -9,9 +9,7 @@ from robust_tf.bounds import IntervalBound
 from robust_tf.bounds import LinearForm
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
-from robust_tf.layers.base import ElementwiseLayer
-from robust_tf.layers.windows import Window
-from robust_tf.layers.windows import WindowView
+from robust_tf.propagation.window_plan import WindowPlan
 from robust_tf.regions import Region
 from robust_tf.regions import box_minimum
 
@@ -77,8 +75,8 @@ def backward_interval(
         rows = _UnstableRows(graph, edge, region, bounds, choices, within)
         ends = _in_chunks(rows, _chunk_size(rows, memory_budget_mb, largest_batch))
         return rows.completed(*ends)
-    windows = _plan_windows(graph, edge)
-    if windows and not _is_less_work(graph, windows):
+    windows = WindowPlan.of(graph, edge)
+    if windows and not windows.is_less_work:
         windows = None
     task = _WindowRows if windows else _DenseRows
     rows = task(graph, edge, region, bounds, choices, windows)
@@ -226,15 +224,11 @@ class _WindowRows(_Rows):
     @property
     def entries(self) -> int:
         """Coefficients that one row of all positions holds at most."""
-        sizes = [
-            math.prod(window.size) * self.graph.shapes[edge][-1]
-            for edge, window in self.windows.items()
-        ]
-        return max(sizes) * math.prod(self.graph.shapes[self.edge][:2])
+        return self.windows.entries
 
     def bound(self, start, size):
         channels = self.graph.shapes[self.edge][-1]
-        region = self.region.map(self._view(0).gather)
+        region = self.region.map(self._view.gather)
         units = self._units(start, size, channels, (1, 1, channels))
         lower, upper = self._bound(start, size, units, region)
         return tuple(self._by_neuron(ends) for ends in (lower, upper))
@@ -244,86 +238,15 @@ class _WindowRows(_Rows):
         positions = math.prod(self.graph.shapes[self.edge][:2])
         return tf.reshape(ends, [-1, positions, tf.shape(ends)[-1]])
 
-    def _view(self, edge) -> WindowView:
-        positions = self.graph.shapes[self.edge][:2]
-        image = self.graph.shapes[edge][:2]
-        return WindowView(self.windows[edge], positions, image, self.batch)
+    @property
+    def _view(self):
+        return self.windows.view(0, self.batch)
 
     def _pull_back(self, rows, choices) -> LinearForm:
-        offset = tf.zeros([1, 1], rows.dtype)
-        # Coefficients by edge, and whether they are 0 in the padding.
-        pending = {self.edge: (rows, True)}
-        for number in range(self.edge, 0, -1):
-            if number not in pending:
-                continue
-            coefficients, is_clear = pending.pop(number)
-            node, view = self.graph.producer(number), self._view(number)
-            clears = isinstance(node.layer, ElementwiseLayer)
-            if not is_clear and not clears:
-                coefficients = view.clear(coefficients)
-            if choices.rounding is not None:
-                offset -= choices.rounding.cost(number, coefficients, view.gather)
-            pulled, constant = node.layer.propagate_window_backward(
-                coefficients,
-                view,
-                *(self.bounds[source] for source in node.inputs),
-                **choices.for_backward(node.layer),
-            )
-            offset += constant
-            befores = self._windows_before(node, view.window)
-            for source, part, window in zip(node.inputs, pulled, befores, strict=True):
-                target = self._view(source)
-                part = window.embed(part, target.window)
-                is_clear = clears or target.is_inside
-                if source in pending:
-                    other, other_is_clear = pending[source]
-                    part, is_clear = part + other, is_clear and other_is_clear
-                pending[source] = part, is_clear
-        coefficients, is_clear = pending[0]
-        if choices.rounding is not None:
-            gather = self._view(0).gather
-            offset -= choices.rounding.cost(0, coefficients, gather)
-        if not (is_clear or self.region.is_box):  # Boxes have no width outside.
-            coefficients = self._view(0).clear(coefficients)
-        return LinearForm(coefficients, offset)
-
-    def _windows_before(self, node, window):
-        shapes = (self.graph.shapes[source] for source in node.inputs)
-        return node.layer.window_before(window, *shapes)
-
-
-def _plan_windows(graph, edge) -> dict[int, Window] | None:
-    """The window of each edge that the neurons of `edge` see.
-
-    None where a layer on the way has no patch form, or where windows of branches do
-    not fit on one another.
-    """
-    if len(graph.shapes[edge]) != 3:
-        return None
-    windows = {edge: Window()}
-    for number in range(edge, 0, -1):
-        if number not in windows:
-            continue
-        node = graph.producer(number)
-        shapes = [graph.shapes[source] for source in node.inputs]
-        if any(len(shape) != 3 for shape in shapes):
-            return None
-        befores = node.layer.window_before(windows[number], *shapes)
-        if befores is None:
-            return None
-        for source, window in zip(node.inputs, befores, strict=True):
-            other = windows.get(source, window)
-            if other.stride != window.stride:
-                return None
-            windows[source] = window.union(other)
-    return windows
-
-
-def _is_less_work(graph, windows) -> bool:
-    """Whether windows hold fewer entries than whole images."""
-    by_window = sum(math.prod(w.size) * graph.shapes[e][-1] for e, w in windows.items())
-    by_image = sum(math.prod(graph.shapes[e]) for e in windows)
-    return by_window < by_image
+        form, is_clear = self.windows.pull_back(rows, self.bounds, choices, self.batch)
+        if is_clear or self.region.is_box:  # Boxes have no width outside.
+            return form
+        return LinearForm(self._view.clear(form.coefficients), form.offset)
 
 
 def _chunk_size(rows, memory_budget_mb, largest_batch=None):

@@ -22,7 +22,9 @@ from robust_tf.regions import Region
 from robust_tf.regions import as_tensor
 from robust_tf.regions import is_eager
 
-METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
+METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "convex-adversarial")
+# Of which intermediate bounds come by backward passes of their own.
+_BY_PASSES = ("crown", "alpha-crown", "convex-adversarial")
 _SEARCH = Ascent(iterations=20)
 
 
@@ -45,7 +47,7 @@ class _Query:
 
     def intervals(self) -> dict[int, IntervalBound]:
         """Bounds on all edges, by the method's own rule."""
-        if self.method not in ("crown", "alpha-crown"):
+        if self.method not in _BY_PASSES:
             return interval_bounds(
                 self.graph, self.region, self.choices[0], self.memory_budget_mb
             )
@@ -91,10 +93,12 @@ def compute_bounds(
         region: the input set of each example, `[batch, *shape]`.
         method: "ibp" (arXiv:1810.12715, last layer elided), "crown-ibp"
             (arXiv:1906.06316: intervals by IBP, one backward pass), "crown"
-            (arXiv:1811.00866: every intermediate bound by a backward pass) or
+            (arXiv:1811.00866: every intermediate bound by a backward pass),
             "alpha-crown" (arXiv:2011.13824: over CROWN's intermediate bounds, the lower
             slopes of unstable neurons are searched for each end of each row, in 20
-            iterations).
+            iterations) or "convex-adversarial" (arXiv:1711.00851: as "crown", with
+            "same-slope" alone and without the interval rule; the published bound over
+            a ball without `valid_range`).
         specification: rows over the logits, `[batch, rows, classes]` (a leading 1
             shares them); None for the logits themselves.
         intermediate: whether to return the bounds of all layers too.
@@ -102,7 +106,7 @@ def compute_bounds(
             "zero-lb", "one-lb", or "best": the element-wise best of the bounds that
             these four and IBP give. For "alpha-crown", of intermediate bounds; the
             search always begins at "adaptive", and its bounds are never looser than
-            those that "crown" gives.
+            those that "crown" gives. "convex-adversarial" has no choice.
         intersect_intermediates: whether intermediate bounds of "crown" and
             "alpha-crown" are intersected with those of the interval rule.
         memory_budget_mb: for the coefficients of a chunk of rows, in MiB; default
@@ -151,6 +155,8 @@ def _query(
             f"`memory_budget_mb` must be a positive number. Received: "
             f"{memory_budget_mb!r}"
         )
+    if method == "convex-adversarial":
+        relaxation, intersect = "same-slope", False
     keeps_best = relaxation == "best"
     return _Query(
         graph=graph,

@@ -34,6 +34,14 @@ STAGES = _METHODS | {
 }
 _MEASURED = {"clean_accuracy": "clean", "pgd_accuracy": "PGD"}
 _TOTAL = {"certified_accuracy": "cert. by any"}
+# Of robust error, from below to above.
+_ERRORS = {
+    "pgd_error": "PGD",
+    "lower_bound": "lower",
+    "upper_bound": "upper",
+    "convex_upper_bound": "CAP",
+    "region_upper_bound": "region",
+}
 _NUMBERS = ("epsilon", "examples")
 _NO_PROOFS = ("clean", "attack")  # Stages of verification that certify nothing.
 _LEAST_WIDTH = {"epsilon": 5, "norm": 4, "examples": 3}
@@ -83,6 +91,43 @@ def render_verification(summaries: Sequence[dict]) -> str:
     for part in _verification_tables(summaries):
         console.print(part)
     return text.getvalue()
+
+
+def show_robust_errors(records: Sequence[dict]) -> None:
+    """Prints errors in percent, from below and from above; nothing without any.
+
+    Args:
+        records: of `evaluation.json`; those with a `robust_error` are shown.
+    """
+    rows = [
+        {
+            "model": record["name"],
+            "data": record["dataset"],
+            "norm": record["robust_error"]["norm"],
+            "eps": _cell(record["robust_error"]["epsilon"], False),
+            "n": str(record["robust_error"]["examples"]),
+            "clean": _cell(1.0 - record["clean_accuracy"], True),
+        }
+        | {
+            title: _cell(record["robust_error"].get(name), True)
+            for name, title in _ERRORS.items()
+        }
+        for record in records
+        if "robust_error" in record
+    ]
+    if not rows:
+        return
+    console = rich.console.Console()
+    if not console.is_terminal:  # A file has no edge at which to break lines.
+        console.width = _UNLIMITED
+    console.print(_plain_table(rows))
+    console.print(
+        rich.text.Text(
+            " errors in percent; clean: on the whole split; CAP, region: upper bounds "
+            "by the\n convex adversarial polytope and by linear regions alone\n",
+            style="italic",
+        )
+    )
 
 
 def _verification_tables(summaries):

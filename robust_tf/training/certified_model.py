@@ -40,6 +40,7 @@ class CertifiedModel(keras.Model):
             `gradients.SharpnessAware`; None: by the objective's own, at the weights
             themselves.
         relaxation: lower slopes of backward passes in training.
+        steps_per_epoch: batches in one epoch, for losses that count epochs.
         seed: of the attacks.
     """
 
@@ -56,6 +57,7 @@ class CertifiedModel(keras.Model):
         micro_batches: int = 1,
         gradient_rule: GradientRule | None = None,
         relaxation: str = "adaptive",
+        steps_per_epoch: int = 1,
         seed: int = 0,
     ):
         super().__init__()
@@ -74,6 +76,7 @@ class CertifiedModel(keras.Model):
         self.micro_batches = micro_batches
         self.gradient_rule = gradient_rule
         self.relaxation = relaxation
+        self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         names = ["loss", *objective.names, *self._accuracies(training=False)]
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
@@ -228,7 +231,15 @@ class CertifiedModel(keras.Model):
             adversary=self.objective.adversary,
             noise=self.objective.noise,
             targets=targets,
+            epoch=self._epoch(training),
         )
+
+    def _epoch(self, training):
+        """The epoch that is trained, or that validation comes after, from 1."""
+        if self.optimizer is None:
+            return 1
+        step = self.step if training else tf.maximum(self.step - 1, 0)
+        return step // self.steps_per_epoch + 1
 
     def _seed(self, step, number):
         """Another one for each step, micro-batch and replica."""

@@ -1,5 +1,7 @@
 """Bounds that count: in float64, with all rounding accounted for; compiled once."""
 
+import functools
+
 import tensorflow as tf
 
 from robust_tf.bounds import IntervalBound
@@ -55,7 +57,7 @@ class Prover:
         self._memory_budget_mb, self._largest_batch = memory_budget_mb, largest_batch
         self._interval = Compiled(self._interval_rule)
         self._single = Compiled(self._single_pass)
-        self._crown = Compiled(self._crown_passes)
+        self._crowns = {}
         self._by_slopes = Compiled(self._passes_by_slopes)
         self._searches, self._attacks, self._made = {}, {}, {}
 
@@ -77,9 +79,12 @@ class Prover:
         """One backward pass over given intervals: returns margins."""
         return self._single({}, region, unsafe, bounds, charges)
 
-    def crown(self, region, unsafe, bounds: Intervals):
+    def crown(self, region, unsafe, bounds: Intervals, relaxation: str = "adaptive"):
         """Passes of their own for intermediate bounds: margins, intervals, charges."""
-        return self._crown({}, region, unsafe, bounds)
+        if relaxation not in self._crowns:
+            rule = functools.partial(self._crown_passes, relaxation)
+            self._crowns[relaxation] = Compiled(rule)
+        return self._crowns[relaxation]({}, region, unsafe, bounds)
 
     def search(self, search: AlphaCrown, region, unsafe, bounds: Intervals) -> Slopes:
         """alpha-CROWN's search, in float32; its result proves nothing yet."""
@@ -157,9 +162,9 @@ class Prover:
         margins = crown_margins(self.graph, region, bounds, unsafe.rows, choices)
         return difference_below(margins, unsafe.thresholds)
 
-    def _crown_passes(self, shared, region, unsafe, bounds):
+    def _crown_passes(self, relaxation, shared, region, unsafe, bounds):
         del shared
-        choices = Choices(rounding=self._opened(region))
+        choices = Choices(relaxation, rounding=self._opened(region))
         bounds = crown_bounds(
             self.graph,
             region,

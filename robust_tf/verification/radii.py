@@ -16,6 +16,7 @@ from robust_tf.specifications import margin_specification
 from robust_tf.verification.accuracy import LEAST_MARGIN
 
 _ATTACK = PGD(steps=40, restarts=2)
+_LEAST_MARGIN_64 = 1e-12
 
 
 def certified_radii(
@@ -31,8 +32,10 @@ def certified_radii(
     """Returns the largest radius found for which robustness is proved, `[batch]`.
 
     Bisection between 0 and `upper`, for each example by itself. What is returned was
-    proved itself (float32, by more than `LEAST_MARGIN`), and lies within
-    `upper / 2**(steps - 1)` of a radius that was not, unless `upper` was proved.
+    proved itself, by more than `LEAST_MARGIN` in float32 and 1e-12 in float64, and lies
+    within `upper / 2**(steps - 1)` of a radius that was not, unless `upper` was proved.
+    With the method "convex-adversarial" and no valid range this is the distance that
+    arXiv:1711.00851 certifies.
 
     Args:
         model: from `robust_tf.convert`.
@@ -59,7 +62,8 @@ def certified_radii(
             del index
             region = LpBall(images, radii, norm, valid_range)
             lower = compute_bounds(model, region, method, rows).lower
-            return tf.reduce_all(lower > LEAST_MARGIN, -1)
+            least = LEAST_MARGIN if images.dtype == tf.float32 else _LEAST_MARGIN_64
+            return tf.reduce_all(lower > least, -1)
 
         is_right = margins_of(model(images, training=False), labels) > 0.0
         proved, _ = _bisect(holds, tf.shape(images)[:1], images.dtype, upper, steps)

@@ -108,17 +108,34 @@ class CrownIbp(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Crown(Stage):
-    """Backward passes for all intermediate bounds too."""
+    """Backward passes for all intermediate bounds too.
 
+    Attributes:
+        relaxation: lower slopes of unstable ReLUs, of `layers.activations.RELAXATIONS`.
+    """
+
+    relaxation: str = "adaptive"
     name = "crown"
 
     def run(self, task, indices):
         bounds, _ = intervals(task, indices)
         margins, bounds, charges = task.prover.crown(
-            task.region(indices), task.unsafe(indices), bounds
+            task.region(indices), task.unsafe(indices), bounds, self.relaxation
         )
         task.keep("bounds", indices, (bounds, charges))
         task.prove(indices, margins, self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvexAdversarial(Crown):
+    """The convex adversarial polytope (arXiv:1711.00851), cut to the range of pixels.
+
+    CROWN with both lines of a ReLU of one slope; never looser than published, as bounds
+    are also intersected with those of the interval rule.
+    """
+
+    relaxation: str = "same-slope"
+    name = "convex-adversarial"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 import robust_tf as rt
 from robust_tf.architectures import blocks
+from robust_tf.architectures import max_margin
 from robust_tf.architectures import residual
 from robust_tf.architectures import resnet
 from robust_tf.experiments import configuration
@@ -27,7 +28,20 @@ SIZES = {
     "cnn7_bn_convolutions": {(CIFAR, 10): 17_191_626, (MNIST, 10): 13_258_314},
     "cnn7_no_bn": {(CIFAR, 10): 17_190_602, (MNIST, 10): 13_257_290},
     "cnn7_wide": {(CIFAR, 10): 35_189_642, (MNIST, 10): 27_323_018},
+    "cnn_lenet_large": {
+        (MNIST, 10): 1_953_482,
+        (CIFAR, 10): 2_446_026,
+        (CIFAR, 43): 2_462_955,
+    },
+    "cnn_lenet_small": {
+        (MNIST, 10): 166_406,
+        (CIFAR, 10): 214_918,
+        (CIFAR, 43): 218_251,
+    },
+    "fc1": {(MNIST, 10): 814_090, (CIFAR, 10): 3_157_002, (CIFAR, 43): 3_190_827},
+    "fc10": {(MNIST, 10): 193_242, (CIFAR, 10): 476_954, (CIFAR, 43): 479_825},
     "lenet": {(MNIST, 10): 431_080},
+    "lenet_3conv": {(MNIST, 10): 168_334, (CIFAR, 10): 216_590, (CIFAR, 43): 219_923},
     "resnet_20": {(CIFAR, 10): 272_474},
     "resnet_50": {(IMAGENET, 1000): 25_557_032},
     "resnet_56": {(CIFAR, 10): 855_770},
@@ -46,7 +60,12 @@ TINY = {
     "cnn6": ("width = 4", "linear_size = 8"),
     "wide_resnet": ("channels = (4, 6, 8)", "stem = 4", "linear_size = 8"),
     "resnext": ("base_width = 2", "stem = 4", "linear_size = 8"),
+    "cnn_lenet_large": ("filters = (2, 3)", "linear_size = 8"),
+    "cnn_lenet_small": ("filters = (2, 3)", "linear_size = 8"),
+    "fc1": ("units = 8",),
+    "fc10": ("hidden = (8, 7, 6, 5)",),
     "lenet": ("filters = (2, 3)", "linear_size = 8"),
+    "lenet_3conv": ("filters = (2, 3, 4)", "linear_size = 8"),
     "cifar_resnet": ("depth = 8", "channels = (4, 4, 8)"),
     "resnet_50": ("stem = 4", "blocks_per_stage = (1, 1)"),
 }
@@ -76,6 +95,7 @@ def draw_nothing(monkeypatch):
     monkeypatch.setattr(blocks, "fan_in_uniform", lambda _: "zeros")
     for module in (residual, resnet):
         monkeypatch.setattr(module, "fan_out_normal", lambda _: "zeros")
+    monkeypatch.setattr(max_margin, "fan_in_truncated_normal", lambda _: "zeros")
 
 
 @pytest.mark.parametrize("name", SIZES)

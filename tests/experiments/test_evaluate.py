@@ -94,7 +94,7 @@ def test_run_folders(tmp_path):
     ("name", "message"),
     [
         ("missing.keras", "does not exist"),
-        ("notes.txt", "must name a `.keras` file or a run folder"),
+        ("notes.txt", "must name a `.keras` file, a `.mat` file or a run folder"),
         ("empty", "holds no finished run"),
         ("junk.keras", "could not be read"),
         ("small.keras", "takes inputs of shape"),

@@ -48,6 +48,7 @@ from robust_tf import schedules
 from robust_tf.architectures import cnn
 from robust_tf.architectures import cnn7
 from robust_tf.architectures import lenet
+from robust_tf.architectures import max_margin
 from robust_tf.architectures import residual
 from robust_tf.architectures import resnet
 from robust_tf.attacks import pgd
@@ -77,6 +78,17 @@ residual.resnext:
     linear_size = 8
 lenet.lenet:
     filters = (2, 3)
+    linear_size = 8
+max_margin.cnn_lenet_large:
+    filters = (2, 3)
+    linear_size = 8
+max_margin.cnn_lenet_small:
+    filters = (2, 3)
+    linear_size = 8
+max_margin.fc1.units = 8
+max_margin.fc10.hidden = (8, 7, 6, 5)
+max_margin.lenet_3conv:
+    filters = (2, 3, 4)
     linear_size = 8
 resnet.cifar_resnet:
     depth = 8

@@ -26,7 +26,7 @@ from robust_tf.experiments.settings import Certification
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
 from robust_tf.experiments.train import train
-from robust_tf.interchange.matlab import read_arrays
+from robust_tf.matlab import read_arrays
 from robust_tf.objectives import smoothed
 from robust_tf.objectives import terms
 from robust_tf.objectives.forward import Adversary

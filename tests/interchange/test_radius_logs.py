@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from robust_tf import matlab
 from robust_tf.errors import InputError
-from robust_tf.interchange import matlab
 from robust_tf.interchange import radius_logs
 from robust_tf.smoothing import metrics
 

@@ -9,6 +9,7 @@ from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
 from robust_tf.propagation import backward
 from robust_tf.propagation.interval import interval_bounds
+from robust_tf.propagation.window_plan import WindowPlan
 from tests.propagation import networks
 
 # (network, edge, whether windows serve it): rows that go in windows, and dense ones.
@@ -30,7 +31,7 @@ def edge_bounds(graph, edge, region, budget):
 
 def budget_for(graph, edge, region, is_windowed, count):
     """MiB into which chunks of so many rows fit."""
-    windows = backward._plan_windows(graph, edge) if is_windowed else None
+    windows = WindowPlan.of(graph, edge) if is_windowed else None
     kind = backward._WindowRows if is_windowed else backward._DenseRows
     rows = kind(graph, edge, region, {}, Choices(), windows)
     bytes_each = rows.entries * 2 * backward._LIVE_TENSORS * 8 * rows.batch
@@ -58,8 +59,8 @@ def test_small_budgets_give_the_same_bounds(
     name, edge, is_windowed, count, monkeypatch
 ):
     graph, region = setting(name)
-    assert (backward._plan_windows(graph, edge) is not None) or not is_windowed
-    monkeypatch.setattr(backward, "_is_less_work", lambda *_: is_windowed)
+    assert (WindowPlan.of(graph, edge) is not None) or not is_windowed
+    monkeypatch.setattr(WindowPlan, "is_less_work", is_windowed)
     wanted = edge_bounds(graph, edge, region, 1024.0)
     sizes = sizes_of_chunks(monkeypatch)
     budget = budget_for(graph, edge, region, is_windowed, count)
@@ -76,7 +77,7 @@ def test_small_budgets_give_the_same_bounds(
 @pytest.mark.parametrize("is_static", [True, False], ids=["static", "dynamic"])
 def test_chunks_in_a_graph(name, edge, is_windowed, is_static, monkeypatch):
     graph, region = setting(name)
-    monkeypatch.setattr(backward, "_is_less_work", lambda *_: is_windowed)
+    monkeypatch.setattr(WindowPlan, "is_less_work", is_windowed)
     wanted = edge_bounds(graph, edge, region, 1024.0)
     # The last chunk is not full.
     budget = budget_for(graph, edge, region, is_windowed, 2 if is_windowed else 5)
@@ -105,7 +106,7 @@ def test_budget_is_kept():
 @each_edge
 def test_failed_allocations_halve_the_chunk(name, edge, is_windowed, monkeypatch):
     graph, region = setting(name)
-    monkeypatch.setattr(backward, "_is_less_work", lambda *_: is_windowed)
+    monkeypatch.setattr(WindowPlan, "is_less_work", is_windowed)
     wanted = edge_bounds(graph, edge, region, 1024.0)
     limit = 1 if is_windowed else 5
     sizes = sizes_of_chunks(monkeypatch, fail_above=limit)
@@ -129,7 +130,7 @@ def rows_of(graph, edge):
 @each_edge
 def test_one_row_that_does_not_fit_is_an_error(name, edge, is_windowed, monkeypatch):
     graph, region = setting(name)
-    monkeypatch.setattr(backward, "_is_less_work", lambda *_: is_windowed)
+    monkeypatch.setattr(WindowPlan, "is_less_work", is_windowed)
     sizes = sizes_of_chunks(monkeypatch, fail_above=0)
     with pytest.raises(tf.errors.ResourceExhaustedError, match="out of memory"):
         edge_bounds(graph, edge, region, 1024.0)

@@ -13,6 +13,7 @@ from robust_tf.layers.windows import Window
 from robust_tf.layers.windows import WindowView
 from robust_tf.propagation import backward
 from robust_tf.propagation.interval import interval_bounds
+from robust_tf.propagation.window_plan import WindowPlan
 from tests.propagation import networks
 
 KINDS = (layers.ReLU, layers.Sigmoid, layers.Softplus, layers.Tanh, layers.ELU)
@@ -96,13 +97,12 @@ def check(graph, region, monkeypatch, relaxation="adaptive"):
     bounds = interval_bounds(graph, region, choices)
     count = 0
     for edge in range(1, graph.output + 1):
-        if backward._plan_windows(graph, edge) is None:
+        if WindowPlan.of(graph, edge) is None:
             continue
         count += 1
         results = []
         for is_chosen in (True, False):
-            decide = lambda *_, value=is_chosen: value  # noqa: E731
-            monkeypatch.setattr(backward, "_is_less_work", decide)
+            monkeypatch.setattr(WindowPlan, "is_less_work", is_chosen)
             results.append(
                 backward.backward_interval(graph, edge, region, bounds, choices)
             )
@@ -154,10 +154,7 @@ def test_windows_are_chosen_where_they_are_less_work():
     for _ in range(12):
         far = layers.Conv2D(2, 3, padding="same")(layers.ReLU()(far))
     graph = BoundGraph.from_model(keras.Model(inputs, far))
-    chosen = [
-        backward._is_less_work(graph, backward._plan_windows(graph, edge))
-        for edge in (1, 3, graph.output)
-    ]
+    chosen = [WindowPlan.of(graph, edge).is_less_work for edge in (1, 3, graph.output)]
     assert chosen == [True, True, False]
 
 
@@ -166,14 +163,14 @@ def test_no_windows_through_other_layers():
     pooled = layers.AveragePooling2D(2)(layers.Conv2D(2, 3, padding="same")(inputs))
     last = layers.Conv2D(2, 2)(pooled)
     graph = BoundGraph.from_model(keras.Model(inputs, last))
-    assert backward._plan_windows(graph, 1) is not None
-    assert backward._plan_windows(graph, 3) is None
+    assert WindowPlan.of(graph, 1) is not None
+    assert WindowPlan.of(graph, 3) is None
     # Strides that differ between branches.
     left = layers.Conv2D(2, 2, 2)(inputs)
     right = layers.Conv2D(2, 4)(layers.ZeroPadding2D(0)(inputs))
     right = layers.Reshape((3, 3, 2))(right)
     graph = BoundGraph.from_model(keras.Model(inputs, layers.Add()([left, right])))
-    assert backward._plan_windows(graph, graph.output) is None
+    assert WindowPlan.of(graph, graph.output) is None
 
 
 class TestWindow:

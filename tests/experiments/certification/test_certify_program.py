@@ -7,7 +7,7 @@ import re
 import pytest
 
 from robust_tf import files
-from robust_tf.interchange import matlab
+from robust_tf import matlab
 from tests.experiments.certification.cases import ALPHA
 from tests.experiments.certification.cases import COUNT
 from tests.experiments.certification.cases import N0

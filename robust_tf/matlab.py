@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.io
@@ -18,18 +19,24 @@ _TEXT = b"MATLAB 5.0 MAT-file, written by robust_tf"
 _KINDS = "biufc"  # Booleans and numbers, in NumPy's letters.
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | os.PathLike, names: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a `.mat` file by name, of two or more axes as they stand.
+
+    Args:
+        path: of the file.
+        names: of the variables to read, where they are there; None for all.
 
     Raises:
         InputError: for a file that is missing, no `.mat` file, or of version 7.3,
-            which is another format (HDF5).
+            which is another format (HDF5), and for sparse matrices.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"There is no file '{path}' to read arrays from.")
     try:
-        content = scipy.io.loadmat(path, appendmat=False)
+        content = scipy.io.loadmat(path, appendmat=False, variable_names=names)
     except NotImplementedError as error:
         raise InputError(
             f"'{path}' is a MATLAB file of version 7.3. Received: {error}. Save it by "
@@ -40,7 +47,14 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(_not_readable(path, error)) from error
     except (scipy.io.matlab.MatReadError, MemoryError, OverflowError) as error:
         raise InputError(_not_readable(path, error)) from error
-    return {name: value for name, value in content.items() if not name.startswith("__")}
+    arrays = {key: value for key, value in content.items() if not key.startswith("__")}
+    for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"Variable '{name}' of '{path}' must be a full array. Received: "
+                f"{type(value).__name__}. Save `full({name})`."
+            )
+    return arrays
 
 
 def write_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

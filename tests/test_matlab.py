@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
+from robust_tf import matlab
 from robust_tf.errors import InputError
-from robust_tf.interchange import matlab
 
 
 def test_arrays_come_back(tmp_path):
@@ -22,6 +23,12 @@ def test_arrays_come_back(tmp_path):
     assert found["hard"].dtype == np.float64
     np.testing.assert_array_equal(found["counts"], arrays["counts"])
     np.testing.assert_array_equal(found["vector"], [[1.0, 2.0]])
+
+
+def test_single_variables(tmp_path):
+    matlab.write_arrays(tmp_path / "a.mat", {"a": [1.0], "b": [2.0], "c": [3.0]})
+    found = matlab.read_arrays(tmp_path / "a.mat", ("c", "a", "d"))
+    assert found == {"a": [[1.0]], "c": [[3.0]]}
 
 
 def test_scipy_reads_what_is_written(tmp_path):
@@ -60,6 +67,13 @@ def test_version_7_3_is_refused_by_name(tmp_path):
     (tmp_path / "a.mat").write_bytes(header + bytes(400))
     with pytest.raises(InputError, match="version 7.3.*save -v7"):
         matlab.read_arrays(tmp_path / "a.mat")
+
+
+def test_sparse_matrices_are_refused(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"a": [[1.0]], "b": scipy.sparse.eye(3)})
+    with pytest.raises(InputError, match="'b' of .*a.mat' must be a full array"):
+        matlab.read_arrays(tmp_path / "a.mat")
+    assert matlab.read_arrays(tmp_path / "a.mat", ("a",)) == {"a": [[1.0]]}
 
 
 def test_a_missing_file(tmp_path):
