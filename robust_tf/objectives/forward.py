@@ -13,6 +13,7 @@ from robust_tf.objectives.computed_once import ComputedOnce
 from robust_tf.objectives.noise import Noise
 from robust_tf.objectives.noise import NoisyForward
 from robust_tf.objectives.shrinking import ShrinkingChoices
+from robust_tf.propagation.crown import crown_bounds
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
@@ -188,6 +189,17 @@ class CertifiedForward:
         return crown_margins(
             self.graph, self.bound_region, self.intervals, rows, self.choices
         )
+
+    @ComputedOnce
+    def convex_adversarial_margins(self) -> tf.Tensor:
+        """Lower bounds of the margins by the convex adversarial polytope.
+
+        `[batch, K - 1]`; every intermediate bound by backward passes of its own
+        (arXiv:1711.00851).
+        """
+        choices = dataclasses.replace(self.choices, relaxation="same-slope")
+        bounds = crown_bounds(self.graph, self.bound_region, (choices,), False)
+        return crown_margins(self.graph, self.bound_region, bounds, self.rows, choices)
 
     def _interval_bounds(self, rows):
         return interval_margins(

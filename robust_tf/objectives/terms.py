@@ -90,6 +90,23 @@ class CrownIbpCrossEntropy:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConvexAdversarialCrossEntropy:
+    """Cross-entropy of the worst logits by the convex adversarial polytope, `[batch]`.
+
+    Wong and Kolter's training (arXiv:1711.00851), with exact dual norms.
+    """
+
+    name: str = "certified_loss"
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return margin_cross_entropy(self.margins(forward))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, `[batch, classes - 1]`."""
+        return forward.convex_adversarial_margins
+
+
+@dataclasses.dataclass(frozen=True)
 class AdversarialCrossEntropy:
     """Cross-entropy on the images that the adversary found (arXiv:1706.06083)."""
 
