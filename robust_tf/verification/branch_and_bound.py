@@ -1,7 +1,6 @@
 """Branch and bound over the signs of neurons (arXiv:2103.06624)."""
 
 import dataclasses
-import time
 
 import numpy as np
 import tensorflow as tf
@@ -9,20 +8,18 @@ import tensorflow as tf
 from robust_tf.attacks.pgd import PGD
 from robust_tf.errors import InputError
 from robust_tf.propagation.ascent import Ascent
-from robust_tf.specifications import UnsafeSet
 from robust_tf.verification.branching import Branching
+from robust_tf.verification.domain_bounds import DomainBounds
 from robust_tf.verification.domains import Domains
 from robust_tf.verification.leaves import Leaves
 from robust_tf.verification.pool import DomainPool
+from robust_tf.verification.rounds import in_rounds
 from robust_tf.verification.stages import Stage
 from robust_tf.verification.stages import attack_from
-from robust_tf.verification.stages import intervals
 from robust_tf.verification.subproblems import Subproblems
 from robust_tf.verification.task import Task
 
 _ATTACK = PGD(steps=20, restarts=1)
-# A round is not begun where less than this many times the last one's time is left.
-_LAST_ROUND = 1.1
 _PATIENCE_ROUNDS = 5
 _GROWTH_EVERY, _LEAST_DEPTH, _MOST_ITERATIONS = 10, 4, 100
 
@@ -116,55 +113,23 @@ class _Search:
 
     def __init__(self, options: BranchAndBound, task: Task, index: int, subproblems):
         self._options, self._task, self._index = options, task, index
-        self._subproblems = subproblems
-        self._neurons = task.prover.neurons
-        bounds, charges = intervals(task, [index])
-        self._root = task.region([index]), bounds, charges
-        self._unsafe = task.unsafe([index])
-        self._rows = _RowsOfClauses(self._unsafe)
-        interval = self._neurons.interval(bounds)
-        is_unstable = (interval.lower < 0.0) & (interval.upper > 0.0)
-        self._unstable = np.flatnonzero(is_unstable.numpy()[0])
-        self._slopes = self._first_slopes(bounds)
+        self._bounds = DomainBounds(task, index, subproblems)
         self._pool = options.pool()
-        self._leaves = Leaves(task, index, self._root, self._unsafe, self._unstable)
+        self._leaves = Leaves(task, index, self._bounds)
         # Least margins of what is proved, by clause.
-        self._proved = np.full([self._unsafe.num_clauses], np.inf)
+        self._proved = np.full([self._bounds.unsafe.num_clauses], np.inf)
         self._batch_size = options.batch_size
         self._iterations = _Iterations(options.ascent.iterations)
         self._round, self._gain, self._worst = 0, 0.0, -np.inf
 
     def run(self):
-        task, index = self._task, self._index
-        self._open_roots()
-        last = 0.0
-        while len(self._pool) and task.results[index] is None:
-            remaining = task.clock.remaining(index)
-            task.is_late[index] = remaining < _LAST_ROUND * last
-            if task.is_late[index] or self._is_hopeless(remaining, last):
-                break
-            begun = time.monotonic()
-            self._step()
-            # The first round builds graphs, and says nothing of the next.
-            last = time.monotonic() - begun if self._round > 1 else 0.0
-        if task.results[index] is None:
+        self._enter(self._decided(self._bounds.roots()))
+        in_rounds(self._task, self._index, self._step, self._goes_on)
+        if self._task.results[self._index] is None:
             self._conclude()
 
-    def _open_roots(self):
-        clauses = self._task.open_clauses(self._index)
-        # Hard clauses first: of the lowest bounds.
-        lower = self._task.lower[self._index][clauses]
-        count, unstable = len(clauses), len(self._unstable)
-        roots = Domains(
-            lower=np.where(np.isfinite(lower), lower, -1e30),
-            clause=clauses,
-            signs=np.zeros([count, unstable], np.int8),
-            slopes=self._slopes[clauses],
-            multipliers=np.zeros([count, self._rows.width, unstable]),
-            candidates=np.zeros([count, 0], np.int32),
-            scores=np.zeros([count, 0], np.float32),
-        )
-        self._enter(self._decided(roots))
+    def _goes_on(self, remaining, last) -> bool:
+        return len(self._pool) > 0 and not self._is_hopeless(remaining, last)
 
     def _step(self):
         """Splits a batch of domains, and bounds the halves."""
@@ -187,10 +152,10 @@ class _Search:
 
     def _chosen(self, parents) -> np.ndarray:
         """Neurons to split, `[parents, count]`; several where there are few parents."""
+        worth = parents.scores
         if self._options.branching.is_filtered:
-            order = np.argsort(-self._filtered(parents), -1, kind="stable")
-        else:
-            order = np.argsort(-parents.scores, -1, kind="stable")
+            worth = self._bounds.gains(parents)
+        order = np.argsort(-worth, -1, kind="stable")
         ranked = np.take_along_axis(parents.candidates, order, -1)
         scores = np.take_along_axis(parents.scores, order, -1)
         depth = self._depth(parents)
@@ -209,25 +174,6 @@ class _Search:
         least = 0.1 * self._options.batch_size
         return max(1, int(np.log2(max(least / max(len(parents), 1), 1.0))))
 
-    def _filtered(self, parents) -> np.ndarray:
-        """Candidates' worth: the bound of the worse half, by one quick pass."""
-        count = parents.candidates.shape[1]
-        expanded = parents.take(np.repeat(np.arange(len(parents)), count))
-        halves = expanded.split(parents.candidates.reshape(-1))
-        margins = self._subproblems.quick_margins(
-            self._root,
-            *self._rows.of(halves.clause),
-            self._whole(halves.signs),
-            self._whole(halves.slopes),
-        )
-        margins = margins.numpy().max(-1)
-        worse = margins.reshape(2, len(parents), count).min(0)
-        is_candidate = parents.scores > 0.0
-        gains = worse - parents.lower[:, None]
-        # Without a gain, the greatest score decides.
-        gains = np.where(gains > 1e-4, gains, 1e-9 * parents.scores)
-        return np.where(is_candidate, gains, -np.inf)
-
     def _grow(self, domains, gain):
         """Tries on one deep, open domain whether more iterations would pay."""
         depth = np.abs(domains.signs).sum(-1)
@@ -245,41 +191,15 @@ class _Search:
 
     def _bounded(self, children, iterations=None) -> Domains:
         """Searches slopes and multipliers, then decides."""
-        rows = self._rows.of(children.clause)
-        signs = self._whole(children.signs)
-        slopes, multipliers = self._subproblems.search(
-            self._root,
-            *rows,
-            signs,
-            self._whole(children.slopes),
-            self._whole(children.multipliers),
-            iterations or self._iterations.now,
-        )
-        found = dataclasses.replace(
-            children,
-            slopes=slopes.numpy()[..., self._unstable],
-            multipliers=multipliers.numpy()[..., self._unstable],
-        )
-        return self._decided(found)
+        count = iterations or self._iterations.now
+        return self._decided(self._bounds.searched(children, count))
 
     def _decided(self, domains) -> Domains:
         """Sound margins, new candidates; and a look at the least points."""
-        margins, points, candidates, scores = self._subproblems.decide(
-            self._root,
-            *self._rows.of(domains.clause),
-            self._whole(domains.signs),
-            self._whole(domains.slopes),
-            self._whole(domains.multipliers),
-        )
         self._task.domains[self._index] += len(domains)
-        margins = margins.numpy().max(-1)
-        self._try(points.numpy(), margins)
-        return dataclasses.replace(
-            domains,
-            lower=np.fmax(domains.lower, margins),
-            candidates=self._compressed(candidates.numpy()),
-            scores=scores.numpy(),
-        )
+        domains, points, margins = self._bounds.decided(domains)
+        self._try(points, margins)
+        return domains
 
     def _enter(self, domains):
         """Drops what is proved, keeps the rest; leaves are solved."""
@@ -316,7 +236,7 @@ class _Search:
             task,
             index,
             options.attack,
-            self._root[0],
+            self._bounds.region,
             hardest,
             self._round,
             self.name,
@@ -356,25 +276,6 @@ class _Search:
             return True
         return False
 
-    def _first_slopes(self, bounds) -> np.ndarray:
-        """Slopes by clause, `[clauses, rows, unstable neurons]`."""
-        kept = self._task.kept("slopes", [self._index])
-        if kept is None:
-            start = self._neurons.adaptive(bounds)[:, None]
-            kept = tf.tile(start, [1, self._unsafe.rows.shape[1], 1])
-        return self._rows.by_clause(kept.numpy()[0][:, self._unstable])
-
-    def _whole(self, values) -> np.ndarray:
-        """Values of unstable neurons, among zeros for all others."""
-        whole = np.zeros([*values.shape[:-1], self._neurons.total], np.float32)
-        whole[..., self._unstable] = values
-        return whole
-
-    def _compressed(self, candidates) -> np.ndarray:
-        """Numbers among unstable neurons; what is none of them has no score."""
-        place = np.searchsorted(self._unstable, candidates)
-        return np.minimum(place, len(self._unstable) - 1).astype(np.int32)
-
 
 @dataclasses.dataclass
 class _Iterations:
@@ -386,33 +287,3 @@ class _Iterations:
     def grow(self):
         self.now = min(self.now + self.increment, _MOST_ITERATIONS)
         self.increment *= 2
-
-
-class _RowsOfClauses:
-    """Rows and thresholds of each clause, padded to one number of rows.
-
-    A row of padding has the margin -1 everywhere, so it proves nothing.
-    """
-
-    def __init__(self, unsafe: UnsafeSet):
-        clauses = np.asarray(unsafe.clauses)
-        members = [np.flatnonzero(clauses == c) for c in range(unsafe.num_clauses)]
-        self.width = max(map(len, members))
-        self._members = members
-        rows, ends = unsafe.rows.numpy()[0], unsafe.thresholds.numpy()[0]
-        self._rows = self.by_clause(rows)
-        self._ends = np.ones([len(members), self.width])
-        for clause, member in enumerate(members):
-            self._ends[clause, : len(member)] = ends[member]
-
-    def by_clause(self, values) -> np.ndarray:
-        """Returns `[rows, ...]` as `[clauses, rows of a clause, ...]`."""
-        shape = [len(self._members), self.width, *values.shape[1:]]
-        padded = np.zeros(shape, values.dtype)
-        for clause, member in enumerate(self._members):
-            padded[clause, : len(member)] = values[member]
-        return padded
-
-    def of(self, clauses) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows and thresholds for the clause of each domain."""
-        return self._rows[clauses], self._ends[clauses]

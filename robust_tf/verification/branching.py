@@ -131,6 +131,22 @@ def biases_of(graph: BoundGraph, neurons: Neurons, dtype) -> tf.Tensor:
     return neurons.join({edge: values[edge].center for edge in neurons.edges})[0]
 
 
+def on_activations(graph: BoundGraph, neurons: Neurons, trace) -> tf.Tensor:
+    """Returns coefficients on activations, over all neurons, `[batch, rows, neurons]`.
+
+    Args:
+        graph: the classifier.
+        neurons: of the classifier.
+        trace: of a backward pass, as `BoundGraph.propagate_backward` fills it.
+    """
+    found = {}
+    for node in graph.nodes:
+        if node.layer.has_lower_slope:
+            edge, rows = node.inputs[0], trace[node.output]
+            found[edge] = found[edge] + rows if edge in found else rows
+    return neurons.join(found, axis=2)
+
+
 def _best_of_layers(neurons, scores):
     """The best neuron of each layer by each score."""
     starts = np.cumsum([0, *neurons.sizes[:-1]])

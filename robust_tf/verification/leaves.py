@@ -8,7 +8,7 @@ from robust_tf.graph import Choices
 from robust_tf.propagation.backward import minimum
 from robust_tf.regions import Box
 from robust_tf.rounding import difference_below
-from robust_tf.specifications import UnsafeSet
+from robust_tf.verification.domain_bounds import DomainBounds
 from robust_tf.verification.encoding import Encoding
 from robust_tf.verification.lp_affine import Affine
 from robust_tf.verification.lp_bounds import lp_bound
@@ -33,19 +33,17 @@ class Leaves:
     Args:
         task: of the example.
         index: its place in the task.
-        root: region, intervals and charges, float64.
-        unsafe: of the example, float64.
-        unstable: numbers of the root's unstable neurons.
+        bounds: of the example's domains.
 
     Attributes:
         reason: why a leaf stayed open; None where none did.
     """
 
-    def __init__(self, task, index: int, root, unsafe: UnsafeSet, unstable):
-        self._task, self._index, self._root = task, index, root
+    def __init__(self, task, index: int, bounds: DomainBounds):
+        self._task, self._index, self._root = task, index, bounds.root
         self._graph = task.prover.graph
-        self._unsafe, self._unstable = unsafe, unstable
-        region = root[0]
+        self._unsafe, self._unstable = bounds.unsafe, bounds.unstable
+        region = bounds.region
         is_encodable = region.is_box or region.norm == 1.0
         self._region = region if is_encodable else Box.from_interval(region.box)
         layers = [node.layer for node in self._graph.nodes if not node.layer.is_affine]

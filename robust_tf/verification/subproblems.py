@@ -12,6 +12,7 @@ from robust_tf.propagation.crown import crown_margins
 from robust_tf.rounding import difference_below
 from robust_tf.verification.branching import Branching
 from robust_tf.verification.branching import biases_of
+from robust_tf.verification.branching import on_activations
 from robust_tf.verification.compiled import Compiled
 from robust_tf.verification.prover import DECIDING
 from robust_tf.verification.prover import SEARCH_TARGET
@@ -114,7 +115,7 @@ class Subproblems:
         margins = difference_below(minimum(reached, offset, region, bounds), thresholds)
         candidates = self._branching.candidates_of(
             self._neurons,
-            self._on_activations(trace),
+            on_activations(self._graph, self._neurons, trace),
             self._neurons.interval(bounds),
             biases_of(self._graph, self._neurons, rows.dtype),
             self._is_free(bounds),
@@ -142,15 +143,6 @@ class Subproblems:
     def _is_free(self, bounds):
         interval = self._neurons.interval(bounds)
         return (interval.lower < 0.0) & (interval.upper > 0.0)
-
-    def _on_activations(self, trace):
-        """Coefficients on activations, over all neurons."""
-        found = {}
-        for node in self._graph.nodes:
-            if node.layer.has_lower_slope:
-                edge, rows = node.inputs[0], trace[node.output]
-                found[edge] = found[edge] + rows if edge in found else rows
-        return self._neurons.join(found, axis=2)
 
     def _least_points(self, region, coefficients):
         """Where the first row's form is least: the gradient of its minimum."""

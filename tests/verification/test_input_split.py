@@ -6,6 +6,7 @@ import pytest
 import robust_tf as rt
 from robust_tf.errors import InputError
 from robust_tf.verification import stages
+from robust_tf.verification.boxes import Boxes
 from robust_tf.verification.input_split import InputSplit
 from robust_tf.verification.result import Claim
 from robust_tf.verification.result import Verdict
@@ -185,9 +186,36 @@ def test_many_inputs_are_left_to_others(plane):
     assert result.domains == 0
 
 
+@pytest.mark.parametrize("name", ["all_of_two", "some_of_three"])
+def test_splits_of_neurons_against_a_grid(plane, monkeypatch, name):
+    split, neurons = Boxes.split, []
+
+    def noted(self):
+        neurons.extend(self.neuron.tolist())
+        return split(self)
+
+    monkeypatch.setattr(Boxes, "split", noted)
+    for after, is_split in ((10_000, False), (0, True)):
+        stage = InputSplit(**OPTIONS, open_share=1.0, long_after=after)
+        plan = rt.Plan((stages.Interval(), stage))
+        test_against_a_grid(plane, rt.Verifier(plane, plan), name, 0.003)
+        assert (max(neurons) >= 0) == is_split
+
+
 @pytest.mark.parametrize(
     "name", ["max_inputs", "batch_size", "max_boxes", "attack_every"]
 )
 def test_wrong_options(name):
     with pytest.raises(InputError, match=f"`{name}` must be at least 1. Received: 0"):
         InputSplit(**{name: 0})
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_wrong_shares(share):
+    with pytest.raises(InputError, match=f"`open_share` must be in .*{share}, "):
+        InputSplit(open_share=share)
+
+
+def test_wrong_begin_of_a_long_search():
+    with pytest.raises(InputError, match="`long_after` at least 0.*-1"):
+        InputSplit(long_after=-1)
