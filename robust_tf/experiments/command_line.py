@@ -19,6 +19,7 @@ from absl import flags
 
 from robust_tf.errors import InputError
 from robust_tf.experiments import evaluate
+from robust_tf.training.workers import WorkerLostError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -277,6 +278,9 @@ def guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | N
         return main(argv)
     except (InputError, app.UsageError) as error:
         return _refuse(str(error))
+    except WorkerLostError as error:
+        print(f"{_program()}: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print(f"{_program()}: Interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED

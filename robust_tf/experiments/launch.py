@@ -7,6 +7,8 @@ from robust_tf import files
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import train
+from robust_tf.training.cluster import count_workers
+from robust_tf.training.distribution import strategy_for
 
 
 def train_configured(workdir, arguments: Sequence[str]) -> dict:
@@ -22,6 +24,8 @@ def train_configured(workdir, arguments: Sequence[str]) -> dict:
     Raises:
         InputError: as `train.train` does.
     """
+    if count_workers() > 1:  # They have to join before TensorFlow computes anything.
+        strategy_for()
     workdir = pathlib.Path(workdir)
     environment = command_line.environment(arguments)
 

@@ -1,10 +1,8 @@
 """One training run, from a configuration to a run folder."""
 
-import hashlib
 import json
 import math
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 
@@ -15,6 +13,7 @@ from robust_tf import data as datasets
 from robust_tf import matlab
 from robust_tf import schedules
 from robust_tf.errors import InputError
+from robust_tf.experiments.run_signature import signature
 from robust_tf.experiments.settings import Certification
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
@@ -29,21 +28,19 @@ from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.certification import CertifyExamples
 from robust_tf.training.certified_model import CertifiedModel
 from robust_tf.training.checkpoints import CheckpointStore
+from robust_tf.training.cluster import count_workers
+from robust_tf.training.cluster import is_chief
 from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
 from robust_tf.training.neurons import NeuronShares
 from robust_tf.training.precise_statistics import PopulationStatistics
 from robust_tf.training.precise_statistics import PreciseStatistics
+from robust_tf.training.workers import fit_on_workers
+from robust_tf.training.workers import wait_for_all
 from robust_tf.verification.accuracy import measure
 
 _EVALUATION_BATCH = 500
-# Settings of a run that change how it goes on.
-_TECHNIQUES = (
-    "gradient_rule",
-    "average_from",
-    "precise_statistics",
-    "statistics_batches",
-)
+_BETWEEN_EPOCHS = ("average_from", "precise_statistics")
 
 
 def train(
@@ -84,20 +81,21 @@ def train(
     Raises:
         InputError: for settings that cannot be met, or a folder with another run.
     """
-    workdir = pathlib.Path(workdir)
-    _check_parts(data, run)
+    workdir, strategy = pathlib.Path(workdir), strategy_for(run.devices)
+    _check_parts(data, run, strategy.num_replicas_in_sync)
+    _check_workers(run, certification)
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
     sum_in_fixed_order()
     training, test = data.load("train"), data.load("test")
     validation = data.load("validation") if data.validation_share else None
     steps = datasets.steps_per_epoch(training, data.batch_size)
-    with strategy_for(run.devices).scope():
+    with strategy.scope():
         model = _build(
             training, threat, architecture, initialization, objective, run, steps
         )
         store = CheckpointStore(
-            workdir / "checkpoints", _signature(training, data, threat, run, model)
+            workdir / "checkpoints", signature(training, data, threat, run, model)
         )
         statistics = _statistics(model, training, data, run)
         techniques = _techniques(model, statistics, run)
@@ -107,18 +105,37 @@ def train(
             **_selection(model, run, validation),
         )
         done = _epochs_done(workdir, checkpoints.resume(model), run)
-    on_accepted()
-    log = MetricsLog(workdir / "metrics.jsonl")
-    log.cut_back(done)
-    certifying = _certifying(model, data, certification, run, workdir)
-    records = [
-        *_neurons(training, data, run),
-        *certifying,
-        log,
-        _board(workdir),
-        checkpoints,
-    ]
-    _fit(model, training, validation, data, run, steps, done, [*techniques, *records])
+    records, certifying = [], []
+    if is_chief():
+        on_accepted()
+        log = MetricsLog(workdir / "metrics.jsonl")
+        log.cut_back(done)
+        certifying = _certifying(model, data, certification, run, workdir)
+        records = [
+            *_neurons(training, data, run),
+            *certifying,
+            log,
+            _board(workdir),
+            checkpoints,
+        ]
+    callbacks = [*techniques, *records]
+    if count_workers() == 1:
+        _fit(model, training, validation, data, run, steps, done, callbacks)
+    else:
+        batches, validation = _batches(training, validation, data, run, done)
+        fit_on_workers(
+            model,
+            strategy,
+            batches,
+            epochs=run.epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            validation=validation,
+            callbacks=callbacks,
+        )
+    if not is_chief():  # The first one writes, and the others wait for it.
+        wait_for_all(strategy)
+        return json.loads((workdir / "summary.json").read_text())
     if run.keep == "best":
         checkpoints.restore_best(model)
     if run.precise_statistics == "end":
@@ -137,6 +154,8 @@ def train(
     for one in certifying:
         summary |= one.certify(run.epochs) | {"certification": vars(certification)}
     write_json(workdir / "summary.json", summary)
+    if count_workers() > 1:
+        wait_for_all(strategy)
     return summary
 
 
@@ -149,12 +168,26 @@ def _epochs_done(workdir, done, run) -> int:
     return done
 
 
-def _check_parts(data, run):
-    parts = max(len(run.devices), 1) * run.micro_batches
+def _check_workers(run, certification):
+    """Several workers do what one step does, and nothing between epochs."""
+    if count_workers() == 1:
+        return
+    given = [name for name in _BETWEEN_EPOCHS if getattr(run, name) is not None]
+    if certification is not None:
+        given.append("certification")
+    if given:
+        raise InputError(
+            "Several workers train without what changes or measures weights between "
+            f"epochs. Received: {', '.join(given)}. Leave it out, or train on one."
+        )
+
+
+def _check_parts(data, run, replicas):
+    parts = replicas * run.micro_batches
     if data.batch_size % parts:
         raise InputError(
             f"`batch_size` must be a multiple of {parts}, {run.micro_batches} "
-            f"micro-batches on each of {max(len(run.devices), 1)} devices. Received: "
+            f"micro-batches on each of {replicas} replicas. Received: "
             f"{data.batch_size}"
         )
 
@@ -287,7 +320,8 @@ def _board(workdir):
     )
 
 
-def _fit(model, training, validation, data, run, steps, done, callbacks):
+def _batches(training, validation, data, run, done):
+    """Batches of the run from an epoch on, and of the validation split, if any."""
     batches = datasets.training_batches(
         training,
         data.batch_size,
@@ -298,6 +332,11 @@ def _fit(model, training, validation, data, run, steps, done, callbacks):
     )
     if validation is not None:
         validation = datasets.evaluation_batches(validation, data.batch_size)
+    return batches, validation
+
+
+def _fit(model, training, validation, data, run, steps, done, callbacks):
+    batches, validation = _batches(training, validation, data, run, done)
     model.fit(
         batches,
         epochs=run.epochs,
@@ -309,42 +348,6 @@ def _fit(model, training, validation, data, run, steps, done, callbacks):
         callbacks=[keras.callbacks.ProgbarLogger(), *callbacks],
         verbose=1 if sys.stderr.isatty() else 2,
     )
-
-
-def _signature(training, data, threat, run, model) -> dict[str, str]:
-    """What must agree for one run to go on with another's checkpoint."""
-    optimizer = model.optimizer.get_config()
-    # Keras numbers the names within a process: a second call must not differ.
-    optimizer["name"] = type(model.optimizer).__name__.lower()
-    values = {
-        "data": training.digest,
-        "batch_size": str(data.batch_size),
-        "augmentation": repr(data.augmentation),
-        "architecture": _fingerprint(model.classifier),
-        "threat": repr(threat),
-        "objective": repr(model.objective),
-        "ramp": repr((model.ramp, run.radius_factor, run.min_radius)),
-        "optimizer": json.dumps(optimizer, default=str),
-        "clipping": repr((run.max_gradient_norm, run.micro_batches)),
-        "seed": str(run.seed),
-    }
-    # Named only where they are used: older checkpoints know nothing of them.
-    for name in _TECHNIQUES:
-        if getattr(run, name) is not None:
-            values[name] = repr(getattr(run, name))
-    # Addresses of functions differ from process to process.
-    return {key: re.sub(" at 0x[0-9a-f]+", "", text) for key, text in values.items()}
-
-
-def _fingerprint(classifier) -> str:
-    """Number of parameters, and a digest of what the layers compute."""
-    layers = [
-        (type(layer).__name__, layer.get_config() | {"name": None})
-        for layer in classifier.operations
-    ]
-    content = json.dumps(layers, default=str).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    return f"{classifier.count_params()} parameters, {digest[:16]}"
 
 
 def _describe(data, threat, architecture, objective, run):

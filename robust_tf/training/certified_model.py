@@ -121,6 +121,10 @@ class CertifiedModel(keras.Model):
         if self.max_gradient_norm is not None:
             gradients = clip_across_replicas(gradients, self.max_gradient_norm)
         self.optimizer.apply(gradients, self.classifier.trainable_variables)
+        return self.training_results()
+
+    def training_results(self) -> dict[str, tf.Tensor]:
+        """Means since they were reset, of what training works out."""
         results, known = self.get_metrics_result(), self._accuracies(training=True)
         for name in self._accuracies(training=False).keys() - known.keys():
             results.pop(name)
