@@ -55,5 +55,6 @@ setuptools.setup(
         "dev": ["build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff", *ONNX],
         "gpu": ["tensorflow[and-cuda]>=2.20"],
         "onnx": ONNX,  # Networks of other frameworks; without it, all else works.
+        "torch": ["torch>=2.6"],  # Files of published weights; `.npz` goes without.
     },
 )

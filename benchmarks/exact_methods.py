@@ -19,7 +19,7 @@ from rich import table
 
 import robust_tf as rt
 from robust_tf import data as datasets
-from robust_tf.experiments.evaluate import model_file
+from robust_tf.experiments.model_files import model_file
 from robust_tf.files import write_json
 from robust_tf.verification import stages
 from robust_tf.verification.branch_and_bound import BranchAndBound

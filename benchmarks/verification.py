@@ -25,7 +25,7 @@ import robust_tf as rt
 from benchmarks import tensorflow_side
 from benchmarks import workloads
 from robust_tf import data as datasets
-from robust_tf.experiments.evaluate import model_file
+from robust_tf.experiments.model_files import model_file
 from robust_tf.files import write_json
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices

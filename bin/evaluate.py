@@ -1,10 +1,14 @@
 r"""Clean, PGD, IBP, CROWN-IBP and CROWN accuracy of one or many models.
 
-With gin_configs/base/evaluate_max_margin.gin also robust error from below and above.
+Of many, also the least, median and greatest error of each kind, and whose it is; a
+folder of run folders, as `train` writes for a family, stands for all of them. With
+gin_configs/base/evaluate_max_margin.gin also robust error from below and above.
 
 robust-tf-evaluate --model=runs/digits --epsilon=0.1 --workdir=runs/digits
 robust-tf-evaluate --model=a.keras --model=b.keras --dataset=mnist --data_dir=DATA \
     --epsilon=0.3 --workdir=runs/family
+robust-tf-evaluate --model=runs/mnist_small --data_dir=DATA --epsilon=0.3 \
+    --workdir=runs/mnist_small
 robust-tf-evaluate --model=runs/mnist_mmr --data_dir=DATA --epsilon=0.1 --count=100 \
     --gin_file=gin_configs/base/evaluate_max_margin.gin --workdir=runs/mnist_mmr
 """
@@ -18,6 +22,7 @@ from robust_tf import files
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import evaluate
+from robust_tf.report import family_tables
 from robust_tf.report import tables
 
 _FLAGS = flags.FLAGS
@@ -44,7 +49,9 @@ def main(argv):
         evaluate.evaluate, workdir=workdir, models=tuple(_FLAGS.model)
     )
     files.write_atomically(workdir / "evaluation_config.gin", configuration.operative())
-    tables.show([*result["models"], *result.get("family", {}).values()])
+    tables.show(result["models"])
+    if "family" in result:
+        family_tables.show(result["family"])
     tables.show_robust_errors(result["models"])
 
 

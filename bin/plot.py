@@ -5,11 +5,13 @@ folders that `verify` has written: verdicts over time, accuracy by stage, and co
 folders that `certify` has written, and of logs of other systems: certified accuracy
 against the radius, a table, and how the runs differ on the same images. Of models:
 linear regions on the plane through three images, gradients at images, filters, and
-distances from images to the ends of their regions and decisions.
+distances from images to the ends of their regions and decisions. Also lists all
+experiments, with what was published and what run folders hold (default: models).
 
 robust-tf-plot --run=runs/mnist_ibp --run=runs/mnist_crown_ibp --out=pictures
 robust-tf-plot --run=runs/mnist_certified --log=Cohen=FILE --published=mnist --out=DIR
 robust-tf-plot --model=plain=runs/plain --model=MMR=runs/mmr --kind=regions --out=DIR
+robust-tf-plot --experiments
 """
 
 import pathlib
@@ -20,12 +22,14 @@ from absl import logging
 from robust_tf import files
 from robust_tf.errors import InputError
 from robust_tf.experiments import command_line
+from robust_tf.experiments import listing
 from robust_tf.experiments import region_pictures
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Examples
 from robust_tf.interchange import radius_logs
 from robust_tf.report import certification_plots
 from robust_tf.report import certification_tables
+from robust_tf.report import experiment_tables
 from robust_tf.report import plots
 from robust_tf.report import results
 from robust_tf.report import tables
@@ -37,6 +41,9 @@ _FLAGS = flags.FLAGS
 def main(argv):
     """Reads the run folders, and writes a picture and a table of all of them."""
     del argv
+    if _FLAGS.experiments:
+        _list_experiments()
+        return
     _check_flags()
     logs = _logs()
     folders = results.run_folders(_FLAGS.run)
@@ -70,7 +77,28 @@ def main(argv):
         logging.warning("No run has results yet, so there is no table.")
 
 
+def _list_experiments():
+    """Prints the table of all experiments, and writes it where `--out` says so."""
+    if _FLAGS.model or _FLAGS.log:
+        raise InputError(
+            "`--experiments` lists results of run folders, and draws nothing. "
+            "Received: `--model` or `--log` beside it. Leave them out."
+        )
+    runs = listing.runs_by_experiment(_FLAGS.run)
+    found = experiment_tables.rows(listing.names(), runs)
+    experiment_tables.show(found)
+    if _FLAGS.out is not None:
+        path = pathlib.Path(_FLAGS.out) / "experiments.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, experiment_tables.render(found))
+        logging.info("The table is in '%s'.", path)
+
+
 def _check_flags():
+    if _FLAGS.out is None:
+        raise InputError(
+            "`--out` must name a folder for pictures and tables. Received: none"
+        )
     if _FLAGS.kind and not _FLAGS.model:
         raise InputError(
             "`--kind` chooses pictures of models. Received: no model. Give --model=PATH"
@@ -200,7 +228,7 @@ def _draw_neurons(metrics, out):
 def run():
     """Entry point of the console script."""
     define_flags()
-    command_line.run(main, required=["out"])
+    command_line.run(main)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -230,6 +258,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     _define_model_flags(flag_values)
+    flags.DEFINE_boolean(
+        "experiments",
+        False,
+        "Lists all experiments, published and measured; `--run` folders are those that "
+        "are named after an experiment. Default of these: models.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_string(
         "out",
         None,

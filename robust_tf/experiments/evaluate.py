@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import rich.progress
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
 from robust_tf.experiments import robust_error
+from robust_tf.experiments.model_files import MATLAB_SUFFIX
+from robust_tf.experiments.model_files import MODEL
+from robust_tf.experiments.model_files import model_file
 from robust_tf.experiments.settings import Bounds
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Exact
@@ -28,7 +32,7 @@ from robust_tf.layers.convert import convert
 from robust_tf.regions import Threat
 from robust_tf.verification.accuracy import measure
 
-MATLAB_SUFFIX = ".mat"
+RECORD = "family_member.json"  # Beside the model of a family's member.
 _ACCURACIES = ("clean_accuracy", "pgd_accuracy", "certified_accuracy")
 
 
@@ -48,8 +52,8 @@ def evaluate(
 
     Args:
         workdir: made if it is missing; None writes nothing.
-        models: paths of `.keras` or `.mat` files or run folders; plain Keras models
-            are converted.
+        models: paths of `.keras` or `.mat` files, run folders, or folders of those of a
+            family (`members_of`); plain Keras models are converted.
         data: which images.
         threat: perturbations.
         examples: which of the images.
@@ -62,7 +66,9 @@ def evaluate(
 
     Returns:
         `{"models": [one record each], "family": {"min" | "median" | "max": record}}`;
-        the family is there for two models or more.
+        the family is there for two models or more. Its records hold `models` too: the
+        name of the model that each accuracy is of. A median of an even number is the
+        mean of the two in the middle, and the model is the one below.
 
     Raises:
         InputError: for files that are missing or are no classifiers of these images.
@@ -111,7 +117,8 @@ def load_all(
     """
     if not models:
         raise InputError("There must be at least one model. Give `--model=PATH`.")
-    loaded = [(path, convert(_readable(model_file(path)))) for path in models]
+    paths = [member for path in models for member in members_of(path)]
+    loaded = [(path, convert(_readable(model_file(path)))) for path in paths]
     images = data.load(examples.split)
     for path, model in loaded:
         _check_fit(path, model, images)
@@ -146,35 +153,47 @@ def count_of(examples: Examples, images: datasets.ImageDataset) -> int:
     return examples.count
 
 
-def model_file(path) -> pathlib.Path:
-    """Returns the `.keras` or `.mat` file that a path names, or that of a run folder.
+def members_of(path) -> list:
+    """Returns the run folders of the family in a folder, or the path alone.
+
+    A family's folder is none of a run, and holds some: those of its members, in the
+    order of their indices where these are known.
 
     Raises:
-        InputError: where there is none.
+        InputError: where some of the runs have not ended.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        file = path / "model.keras"
-        if not file.is_file():
-            raise InputError(
-                f"Folder '{path}' holds no finished run: `model.keras` is missing. "
-                "Let the training end, or name another folder."
-            )
-        return file
-    if path.suffix not in (".keras", MATLAB_SUFFIX) or not path.is_file():
+    folder = pathlib.Path(path)
+    runs = [one.parent for one in folder.glob(f"*/{MODEL}")]
+    if (folder / MODEL).exists() or not runs:
+        return [path]
+    begun = {one.parent for one in folder.glob("*/checkpoints")} - set(runs)
+    if begun:
         raise InputError(
-            "`--model` must name a `.keras` file, a `.mat` file or a run folder. "
-            f"Received: '{path}'" + ("" if path.exists() else ", which does not exist")
+            f"Folder '{path}' holds members of a family that are not trained to the "
+            f"end: {', '.join(sorted(one.name for one in begun))}. Go on with the "
+            "training, or name those that are with a --model each."
         )
-    return path
+    return [str(run) for run in sorted(runs, key=_place)]
 
 
 def dataset_of(path) -> str | None:
-    """Returns the name of the data set that a run folder was trained on, if known."""
-    summary = pathlib.Path(path) / "summary.json"
-    if not summary.is_file():
-        return None
-    return json.loads(summary.read_text()).get("dataset")
+    """Returns the name of the data set that a run folder was trained on, if known.
+
+    For a family's folder, that of all members where they agree.
+    """
+    names = set()
+    for member in members_of(path):
+        summary = pathlib.Path(member) / "summary.json"
+        is_there = summary.is_file()
+        names.add(json.loads(summary.read_text()).get("dataset") if is_there else None)
+    return names.pop() if len(names) == 1 else None
+
+
+def _place(run) -> tuple[int, str]:
+    """By the index of a member, then by name."""
+    record = run / RECORD
+    index = json.loads(record.read_text())["index"] if record.is_file() else sys.maxsize
+    return index, run.name
 
 
 def _readable(file):
@@ -226,17 +245,47 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
 
 
 def _family(records):
-    """Least, median and greatest of each accuracy, each over all models."""
-    statistics = {"min": np.min, "median": np.median, "max": np.max}
+    """Least, median and greatest of each accuracy, and which model's it is."""
+    values = {
+        name: [record[name] for record in records]
+        for name in _ACCURACIES
+        if name in records[0]
+    }
+    by_method = {
+        method: [record["certified_by"][method] for record in records]
+        for method in records[0].get("certified_by", {})
+    }
+    names = [record["name"] for record in records]
     family = {}
-    for name, of in statistics.items():
-        row = {"name": name}
-        for key in _ACCURACIES:
-            if key in records[0]:
-                row[key] = round(float(of([record[key] for record in records])), 6)
-        row["certified_by"] = {
-            method: round(float(of([r["certified_by"][method] for r in records])), 6)
-            for method in records[0].get("certified_by", {})
-        }
-        family[name] = row
+    for name, place in _PLACES.items():
+        row, models = {"name": name}, {}
+        for key, found in values.items():
+            row[key], models[key] = place(found, names)
+        found = {key: place(found, names) for key, found in by_method.items()}
+        row["certified_by"] = {key: value for key, (value, _) in found.items()}
+        models["certified_by"] = {key: model for key, (_, model) in found.items()}
+        family[name] = row | {"models": models}
     return family
+
+
+def _order(values) -> list[int]:
+    """Indices from the least value to the greatest; of equal ones, the first first."""
+    return sorted(range(len(values)), key=values.__getitem__)
+
+
+def _least(values, names):
+    index = _order(values)[0]
+    return values[index], names[index]
+
+
+def _median(values, names):
+    index = _order(values)[(len(values) - 1) // 2]
+    return round(float(np.median(values)), 6), names[index]
+
+
+def _greatest(values, names):
+    index = max(range(len(values)), key=values.__getitem__)
+    return values[index], names[index]
+
+
+_PLACES = {"min": _least, "median": _median, "max": _greatest}

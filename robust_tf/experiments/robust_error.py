@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from robust_tf import data as datasets
 from robust_tf import files
@@ -23,6 +24,8 @@ from robust_tf.experiments import verification_records
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Exact
 from robust_tf.experiments.settings import Examples
+from robust_tf.graph import BoundGraph
+from robust_tf.propagation.linear_regions import LinearRegions
 from robust_tf.regions import Threat
 from robust_tf.verification.radii import certified_radii
 from robust_tf.verification.region_radii import region_radii
@@ -184,11 +187,14 @@ def measure(
 def _distances(workdir, model, images, threat, exact, records) -> dict[int, dict]:
     """By index, what certificates without a search reach; kept block by block."""
     file = workdir / _DISTANCES
+    one = next(iter(records.values()))
     setting = {
-        "model_digest": next(iter(records.values()))["model_digest"],
+        "model_digest": one["model_digest"],
+        "data_digest": one["data_digest"],
         "norm": str(threat.norm),
         "limit": exact.distance_limit,
         "steps": exact.distance_steps,
+        "regions": exact.has_regions,
     }
     known = {}
     for line in files.read_json_lines(file) if file.is_file() else []:
@@ -199,6 +205,8 @@ def _distances(workdir, model, images, threat, exact, records) -> dict[int, dict
             )
         known[line["index"]] = line
     missing = [index for index in records if index not in known]
+    if missing:
+        exact = _as_possible(exact, model)
     for start in range(0, len(missing), _BLOCK):
         block = missing[start : start + _BLOCK]
         found = _block_distances(model, images, threat, exact, np.asarray(block))
@@ -208,6 +216,19 @@ def _distances(workdir, model, images, threat, exact, records) -> dict[int, dict
             files.append_json_line(file, line)
             known[index] = line
     return known
+
+
+def _as_possible(exact: Exact, model: keras.Model) -> Exact:
+    """Without linear regions where the classifier has none."""
+    if not exact.has_regions:
+        return exact
+    graph = BoundGraph.from_model(model)
+    try:
+        LinearRegions.around(graph, tf.zeros([1, *graph.shapes[0]], tf.float64))
+    except InputError as error:
+        logging.info("No distances by linear regions are measured. %s", error)
+        return dataclasses.replace(exact, has_regions=False)
+    return exact
 
 
 def _block_distances(model, images, threat, exact, block) -> dict[str, list]:
@@ -229,9 +250,9 @@ def _block_distances(model, images, threat, exact, block) -> dict[str, list]:
         )
         found["convex"] = radii.numpy().tolist()
     if exact.has_regions:
-        found["region"] = region_radii(
-            model, inputs, labels, threat.norm
-        ).lower.tolist()
+        radii = region_radii(model, inputs, labels, threat.norm).lower
+        # Infinite where the classifier is constant, which JSON does not hold.
+        found["region"] = [float(one) if np.isfinite(one) else None for one in radii]
     return found
 
 

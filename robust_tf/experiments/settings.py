@@ -236,7 +236,8 @@ class Exact:
         distance_limit: the largest distance that is tried by the convex adversarial
             polytope, in pixels in [0, 1]; None for no such distances.
         distance_steps: of its bisection.
-        has_regions: whether linear regions are measured too.
+        has_regions: whether linear regions are measured too, of classifiers of affine
+            layers and (leaky) ReLUs; others have none.
     """
 
     plan: Plan = Plan()  # noqa: RUF009

@@ -11,7 +11,7 @@ import numpy as np
 
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
-from robust_tf.experiments import evaluate
+from robust_tf.experiments import model_files
 from robust_tf.interchange import matlab_models
 from robust_tf.interchange import onnx_reader
 
@@ -78,8 +78,8 @@ def load_classifier(path: str | os.PathLike, box=(0.0, 1.0)) -> Classifier:
     if path.name.endswith((".onnx", ".onnx.gz")):
         network = onnx_reader.read_onnx(path, box)
         return Classifier(str(path), network.model, _bytes_digest(path), network)
-    file = evaluate.model_file(path)
-    if file.suffix == evaluate.MATLAB_SUFFIX:
+    file = model_files.model_file(path)
+    if file.suffix == model_files.MATLAB_SUFFIX:
         model = matlab_models.read_model(file)
         return Classifier(str(path), model, _bytes_digest(file))
     try:

@@ -240,6 +240,9 @@ class CertifiedForward:
         logits_fn = self.graph.inference()
         if adversary.share == 1.0:
             return adversary.attack(logits_fn, region, self.labels, self.seed)
+        size = self.images.shape[0]
+        if size is not None and int(size * adversary.share) == 0:
+            return self.images
         size = tf.cast(tf.shape(self.images)[0], tf.float64)
         count = tf.cast(size * adversary.share, tf.int32)
         part = LpBall(region.x[:count], region.radius, region.norm, region.valid_range)

@@ -6,6 +6,7 @@ import math
 import pathlib
 
 _FILE = pathlib.Path(__file__).with_name("published.tsv")
+_EXPERIMENTS = pathlib.Path(__file__).with_name("published_experiments.tsv")
 # Published radii are rounded: 2/255 is 0.00784 in some systems.
 _TOLERANCE = 1e-3
 _PERCENT = 100.0
@@ -28,8 +29,6 @@ def published(dataset: str, epsilon: float, norm="inf") -> list[dict]:
     """
     if float(norm) != math.inf:
         return []
-    with _FILE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
     return [
         {
             "method": row["method"],
@@ -38,10 +37,35 @@ def published(dataset: str, epsilon: float, norm="inf") -> list[dict]:
             "verifier": row["verifier"],
             "source": row["source"],
         }
-        for row in rows
+        for row in _rows(_FILE)
         if row["dataset"] == dataset.partition(":")[0]
         and math.isclose(_number(row["epsilon"]), epsilon, rel_tol=_TOLERANCE)
     ]
+
+
+def published_experiments() -> list[dict]:
+    """Returns what was published of the experiments in `gin_configs`, by their names.
+
+    Returns:
+        Records with `experiment`, `member` (of a family; "" for a model alone, or the
+        best of all), the errors `clean`, `attacked` and `verified` (fractions), `acr`,
+        each where it is known, `by` (what verified) and `source`.
+    """
+    records = []
+    for row in _rows(_EXPERIMENTS):
+        record = {key: row[key] for key in ("experiment", "member", "source")}
+        for key in ("clean", "attacked", "verified"):
+            if row[key]:
+                record[key] = round(float(row[key]) / _PERCENT, 6)
+        if row["acr"]:
+            record["acr"] = float(row["acr"])
+        records.append(record | {"by": row["verifier"]})
+    return records
+
+
+def _rows(path) -> list[dict]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def _number(text) -> float:

@@ -107,7 +107,9 @@ def _records(path):
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' cannot be read as JSON: {error}") from error
-    if isinstance(content, dict) and any(map(_is_record, content.values())):
+    if isinstance(content, dict) and isinstance(content.get("models"), list):
+        content = content["models"]  # Of `evaluate`.
+    elif isinstance(content, dict) and any(map(_is_record, content.values())):
         named = {name: one for name, one in content.items() if _is_record(one)}
         content = [{"name": name} | one for name, one in named.items()]
     elif isinstance(content, dict):

@@ -1,7 +1,8 @@
 """The least perturbation that changes a class, by mixed-integer programs.
 
 The minimal distance of arXiv:1711.07356, over targets one by one. By the word of a
-solver, within its tolerances; points must be executed.
+solver, within its tolerances; points must be executed. In L2, programs bound the
+distance from below, and cuts are added until the nearest point found meets the bound.
 """
 
 import dataclasses
@@ -16,16 +17,21 @@ from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
 from robust_tf.propagation.crown import crown_margins
+from robust_tf.regions import Box
 from robust_tf.regions import LpBall
 from robust_tf.specifications import margin_specification
 from robust_tf.verification.encoding import Encoding
 from robust_tf.verification.lp_program import SolverOptions
 from robust_tf.verification.lp_program import Status
+from robust_tf.verification.milp_euclidean import EuclideanColumn
+from robust_tf.verification.milp_euclidean import nearest_unsafe
 
 # By which margins must pass 0, relative to what was computed, ...
 _TOLERANCE = 1e-5
 # ... and by which a solver's distances are taken to be too great.
 _DISTANCE_TOLERANCE = 1e-6
+# How far below the best point's distance the bound in L2 may end.
+_GAP = 2e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class PerturbationResult:
         target: the class that reaches the label's logit at `point`.
         status: OPTIMAL where every target ended, LIMIT or ERROR where one did not.
         seconds: wall-clock.
+        num_cuts: rows that were added for the L2 norm; 0 for other norms.
     """
 
     lower_bound: float
@@ -51,6 +58,7 @@ class PerturbationResult:
     target: int | None
     status: Status
     seconds: float
+    num_cuts: int = 0
 
 
 def minimal_perturbation(
@@ -59,20 +67,28 @@ def minimal_perturbation(
     bounds: Mapping[int, IntervalBound],
     label: int,
     options: SolverOptions | None = None,
+    max_cuts: int = 200,
 ) -> PerturbationResult:
     """Minimizes the distance at which another logit reaches the label's.
 
     Over the targets in the order of their bounds, each within the least distance so
     far; those that the bounds exclude take no program.
 
+    In L2 each program's solution gives two cuts: there, and at the nearest unsafe point
+    of its linear region, which is computed exactly. The bound is one at every stage, so
+    that it holds where limits are met too. Classifiers with MaxPooling get the first
+    kind alone, and need far more of them.
+
     Args:
         graph: the classifier.
         ball: centre, valid range and the largest radius, one example `[1, *shape]`,
-            float64; norm "inf" or 1.
+            float64; norm "inf", 1 or 2.
         bounds: valid intervals of all edges over the ball, `[1, *shape]`, by number.
         label: the class of the example. Where another class reaches its logit already
             the distance is 0.
         options: for the solver; the time limit is for all targets together.
+        max_cuts: in L2, for all targets together; a target that needs more ends with
+            LIMIT.
 
     Raises:
         InputError: as `Encoding`, for regions that are no balls and labels out of
@@ -83,7 +99,8 @@ def minimal_perturbation(
             "Perturbations are sought in an `LpBall`, whose norm and centre they are "
             f"taken in and from. Received: {type(ball).__name__}"
         )
-    search = _Search(graph, ball, bounds, label, options or SolverOptions())
+    options = options or SolverOptions()
+    search = _Search(graph, ball, bounds, label, options, max_cuts)
     for target in search.targets():
         search.solve(target)
     return search.result()
@@ -92,16 +109,23 @@ def minimal_perturbation(
 class _Search:
     """The targets of one example, one after the other."""
 
-    def __init__(self, graph, ball, bounds, label, options):
+    def __init__(self, graph, ball, bounds, label, options, max_cuts):
         self._graph, self._ball, self._bounds = graph, ball, bounds
         self._options, self._start = options, time.monotonic()
+        self._max_cuts, self._center = max_cuts, ball.x.numpy()[0]
         (classes,) = graph.shapes[graph.output]
         labels = tf.constant([label], tf.int32)
         self._rows = margin_specification(labels, classes, tf.float64)
         self._classes = [one for one in range(classes) if one != label]
         self._radius = float(tf.reshape(ball.radius, []))
-        self._encoding = Encoding(graph, ball, bounds)
-        self._objective = self._encoding.add_distance()
+        self._region = Box.from_interval(ball.box) if ball.norm == 2.0 else ball
+        self._encoding = Encoding(graph, self._region, bounds)
+        self._length = None
+        if ball.norm == 2.0:
+            self._length = EuclideanColumn(self._encoding, self._center, self._radius)
+            self._objective = self._length.objective
+        else:
+            self._objective = self._encoding.add_distance()
         self._margins = self._encoding.rows(graph.output, self._rows[0].numpy())
         self._encoding.note(self._margins)
         self._lower = self._distance = self._radius
@@ -122,20 +146,49 @@ class _Search:
 
     def solve(self, slot):
         """Takes one target into account."""
-        found = self._nearest(slot, 0.0)
-        if found.columns is not None:
-            self._keep(slot, self._encoding.point(found.columns))
-        if found.status is Status.INFEASIBLE:
+        status, bound = self._bounded(slot)
+        if status is Status.INFEASIBLE:
             # Not even with the tolerance on the adversary's side, it should be.
             found = self._nearest(slot, self._slack)
-            if found.status is Status.INFEASIBLE:
+            status, bound = found.status, max(bound, found.dual_bound)
+            if status is Status.INFEASIBLE:
+                self._lower = min(self._lower, self._distance)
                 return
-        if found.status not in (Status.OPTIMAL, Status.LIMIT):
+        if status not in (Status.OPTIMAL, Status.LIMIT):
             self._status, self._lower = Status.ERROR, 0.0
             return
-        if found.status is Status.LIMIT and self._status is Status.OPTIMAL:
+        if status is Status.LIMIT and self._status is Status.OPTIMAL:
             self._status = Status.LIMIT
-        self._lower = min(self._lower, found.dual_bound)
+        self._lower = min(self._lower, bound)
+
+    def _bounded(self, slot):
+        """Status and lower bound of the last program; in L2 after all cuts."""
+        bound = -np.inf
+        while True:
+            found = self._nearest(slot, 0.0)
+            # What an earlier program says, with fewer cuts, holds all the same.
+            status, bound = found.status, max(bound, found.dual_bound)
+            if found.columns is None:
+                return status, bound
+            point = self._encoding.point(found.columns)
+            self._keep(slot, point)
+            is_met = self._length is None or self._distance - bound <= _GAP
+            if is_met or status is not Status.OPTIMAL:
+                return status, bound
+            if self._length.num_cuts >= self._max_cuts:
+                return Status.LIMIT, bound
+            self._cut(slot, point)
+            if self._distance - bound <= _GAP:
+                return status, bound
+
+    def _cut(self, slot, point):
+        self._length.cut(point)
+        row = self._rows[0, slot].numpy()
+        arguments = (self._graph, self._region, self._bounds, row, point, self._center)
+        nearest = nearest_unsafe(*arguments)
+        if nearest is not None:
+            self._keep(slot, nearest)
+            self._length.cut(nearest)
 
     def _nearest(self, slot, slack):
         program = self._encoding.program.copy()
@@ -152,11 +205,18 @@ class _Search:
         return dataclasses.replace(self._options, time_limit_s=max(left, 0.0))
 
     def _keep(self, slot, point):
-        away = np.abs(point - self._ball.x.numpy()[0])
-        distance = float(away.max() if self._ball.is_box else away.sum())
+        distance = self._distance_of(point)
+        if self._length is not None and distance > self._radius:
+            return
         if self._point is None or distance < self._distance:
             self._distance, self._point = distance, point
             self._target = self._classes[slot]
+
+    def _distance_of(self, point):
+        if self._length is not None:
+            return self._length.distance(point)
+        away = np.abs(point - self._center)
+        return float(away.max() if self._ball.is_box else away.sum())
 
     def result(self) -> PerturbationResult:
         """What all targets together say."""
@@ -170,4 +230,5 @@ class _Search:
             target=self._target,
             status=self._status,
             seconds=time.monotonic() - self._start,
+            num_cuts=0 if self._length is None else self._length.num_cuts,
         )

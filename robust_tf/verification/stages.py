@@ -130,8 +130,9 @@ class Crown(Stage):
 class ConvexAdversarial(Crown):
     """The convex adversarial polytope (arXiv:1711.00851), cut to the range of pixels.
 
-    CROWN with both lines of a ReLU of one slope; never looser than published, as bounds
-    are also intersected with those of the interval rule.
+    CROWN with both lines of a ReLU of one slope. The range and the intersection with
+    the interval rule tighten intermediate bounds; as slopes follow from those, single
+    margins may still be looser than published ones.
     """
 
     relaxation: str = "same-slope"

@@ -52,6 +52,13 @@ def test_a_family_and_its_records(tmp_path):
     clean = [record["clean_accuracy"] for record in records]
     assert result["family"]["median"]["clean_accuracy"] == np.median(clean)
     assert result["family"]["max"]["clean_accuracy"] == max(clean)
+    of = {name: row["models"] for name, row in result["family"].items()}
+    for name, index in {"min": 0, "median": 1, "max": 2}.items():
+        chosen = paths.index(of[name]["clean_accuracy"])
+        assert clean[chosen] == sorted(clean)[index]
+        chosen = paths.index(of[name]["certified_by"]["ibp"])
+        bounded = [record["certified_by"]["ibp"] for record in records]
+        assert bounded[chosen] == sorted(bounded)[index]
     for record in records:
         assert record["examples"] == 45
         assert record["start"] == 300
@@ -59,6 +66,37 @@ def test_a_family_and_its_records(tmp_path):
         assert by_method["ibp"] <= by_method["crown"] <= record["certified_accuracy"]
         assert record["certified_accuracy"] <= record["pgd_accuracy"]
         assert record["pgd_accuracy"] <= record["clean_accuracy"]
+
+
+def test_a_family_of_two_and_its_folder(tmp_path):
+    """The median is the mean of both, and the model named the one of greater error."""
+    for seed, name in enumerate("ba"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "model.keras", seed)
+        (tmp_path / name / "family_member.json").write_text(f'{{"index": {seed}}}')
+    result = evaluate(
+        None,
+        models=[str(tmp_path)],
+        data=DIGITS,
+        threat=Threat(0.01),
+        examples=Examples(count=50),
+        bounds=Bounds(("ibp",)),
+    )
+    paths = [str(tmp_path / name) for name in "ba"]
+    assert [record["name"] for record in result["models"]] == paths
+    clean = [record["clean_accuracy"] for record in result["models"]]
+    assert clean[0] != clean[1]
+    median = result["family"]["median"]
+    assert median["clean_accuracy"] == round(sum(clean) / 2, 6)
+    assert median["models"]["clean_accuracy"] == paths[clean.index(min(clean))]
+
+
+def test_a_family_that_is_not_trained_to_the_end(tmp_path):
+    for name in ("done", "begun"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    save(tmp_path / "done" / "model.keras", 0)
+    with pytest.raises(rt.InputError, match="not trained to the end: begun. Go on"):
+        evaluate(None, models=[tmp_path], data=DIGITS, threat=Threat(0.1))
 
 
 def test_results_do_not_depend_on_the_batch_size(tmp_path):

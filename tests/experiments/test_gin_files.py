@@ -101,6 +101,14 @@ residual.wide_resnet:
     stem = 4
     linear_size = 8
 """
+# Members of families have values of their own.
+TINY_MEMBERS = {
+    "cnn.cnn_2layer": ("width = 1", "linear_size = 8"),
+    "cnn.cnn_4layer": ("width = 1", "linear_size = 8"),
+    "cnn.cnn_3layer_fixed": ("width = 1", "linear_size = 8"),
+    "gowal.dm_tiny": ("linear_size = 8",),
+    "wong_kolter.wong_kolter_small": ("filters = (2, 3)", "linear_size = 8"),
+}
 # What files leave open lies in [0, 1], but for these.
 OPEN_VALUES = {
     "settings.Run.average_from": 0,
@@ -181,7 +189,7 @@ def launch(monkeypatch, tmp_path):
 
     def run(*arguments, folder=tmp_path):
         values = flags.FlagValues()
-        command_line.define_common_flags(values)
+        program.define_flags(values)
         arguments = ["train.py", f"--workdir={folder}", *arguments]
         command_line.parse_flags(arguments, values)
         monkeypatch.setattr(program, "_FLAGS", values)
@@ -282,6 +290,19 @@ def test_experiments_step(one_step, name):
     one_step(file, *files_left_open(f"experiments/{name}"))
 
 
+@pytest.mark.parametrize("name", names("families"))
+def test_families_step(one_step, name, tmp_path):
+    """The first member takes a step; the others differ from it in the network alone."""
+    (members,) = [part for part in included(f"families/{name}") if "members" in part]
+    member, factory = re.search(
+        r"\('(\w+)',\s+@\1/([\w.]+)\)", text_of(members)
+    ).groups()
+    shrunk = [f"{member}/{factory}.{line}" for line in TINY_MEMBERS[factory]]
+    file = f"--gin_file={CONFIGS / 'families' / name}.gin"
+    one_step(file, "--model_subset=0", *params(shrunk))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [member]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names("experiments"))
 def test_experiments_train(launch, random_data, tmp_path, name):
@@ -330,6 +351,7 @@ def test_options_train(launch, random_data, tmp_path, option):
 def test_every_folder_is_covered():
     covered = {"architectures", "base", "datasets", "experiments", "methods"}
     covered |= {"schedules", "training"}
+    covered |= {"families", "members"}  # The latter by test_family.py, too.
     covered |= {"plans"}  # By verification/test_verify_program.py.
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} <= covered
     assert not list(CONFIGS.glob("*.gin"))

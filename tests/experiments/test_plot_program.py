@@ -5,7 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+from absl import flags
+
+from bin import plot as program
 from robust_tf import files
+from robust_tf.experiments import command_line
 from robust_tf.report import results
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -85,3 +89,35 @@ def test_folders_of_verification(tmp_path):
         picture = (tmp_path / "out" / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
     assert "WARNING" not in done.stderr.replace("WARNING: All log", "")
+
+
+def launch(monkeypatch, *arguments):
+    """Runs the program in this process; returns its status."""
+    values = flags.FlagValues()
+    program.define_flags(values)
+    command_line.parse_flags(["plot.py", *arguments], values)
+    monkeypatch.setattr(program, "_FLAGS", values)
+    return command_line.guarded(program.main, ["plot.py"])
+
+
+def test_all_experiments(monkeypatch, capsys, tmp_path):
+    run = tmp_path / "mnist_eps0.1_mmr_fc1"
+    run.mkdir()
+    files.write_json(run / "summary.json", {"clean_accuracy": 0.5, "examples": 10})
+    given = (f"--run={run}", f"--out={tmp_path / 'out'}")
+    assert launch(monkeypatch, "--experiments", *given) is None
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "out" / "experiments.txt").read_text()
+    (line,) = [
+        line
+        for line in printed.splitlines()
+        if line.startswith(" mnist_eps0.1_mmr_fc1 ")
+    ]
+    assert "2.11 / 50.00" in line
+
+
+def test_flags_that_do_not_go_together(monkeypatch, capsys):
+    assert launch(monkeypatch, "--experiments", "--model=a") == 2
+    assert "Received: `--model` or `--log` beside it" in capsys.readouterr().err
+    assert launch(monkeypatch, "--run=a") == 2
+    assert "`--out` must name a folder" in capsys.readouterr().err

@@ -201,7 +201,7 @@ def train(monkeypatch, folder, path, epochs):
     return launch(
         monkeypatch,
         training_program,
-        command_line.define_common_flags,
+        training_program.define_flags,
         f"--gin_file={folder / 'cat_rs.gin'}",
         f"--workdir={folder / 'run'}",
         *[f"--gin_param={one}" for one in bindings],
