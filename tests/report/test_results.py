@@ -43,6 +43,7 @@ class ResultsTest(parameterized.TestCase):
         # name, content, names of the records
         ("one", RECORD, ["run"]),
         ("list", [RECORD, RECORD | {"name": "b"}], ["run", "b"]),
+        ("evaluated", {"models": [RECORD], "family": {}}, ["run"]),
         ("by_name", {"a": RECORD, "b": RECORD, "seed": 0}, ["a", "b"]),
     )
     def test_records(self, content, names):
