@@ -10,6 +10,7 @@ from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
 from robust_tf.objectives.computed_once import ComputedOnce
+from robust_tf.objectives.idle_gradient import without_idle_gradient
 from robust_tf.objectives.noise import Noise
 from robust_tf.objectives.noise import NoisyForward
 from robust_tf.objectives.shrinking import ShrinkingChoices
@@ -20,7 +21,6 @@ from robust_tf.propagation.interval import interval_margins
 from robust_tf.regions import Box
 from robust_tf.regions import LpBall
 from robust_tf.regions import Region
-from robust_tf.replicas import count_replicas
 from robust_tf.specifications import margin_specification
 
 # Below this weight the backward pass is left out (arXiv:1906.06316).
@@ -333,46 +333,6 @@ class CertifiedForward:
             return forward()
         # Most losses that use the statistics of attacked images read those alone.
         return without_idle_gradient(forward)
-
-
-def without_idle_gradient(function: Callable):
-    """Returns `function()`, whose backward pass is left out where it is idle.
-
-    A loss of weight 0 sends zeros back through all that it read. Here the gradient for
-    the weights is worked out only where an entry of what comes back is not 0. Replicas
-    must not part ways, and work it out always.
-
-    Args:
-        function: without arguments, to nested tensors; only variables have gradients,
-            no tensors that it finds elsewhere.
-    """
-    if tf.executing_eagerly() or count_replicas() > 1:
-        return function()
-    structure = None
-
-    @tf.custom_gradient
-    def run():
-        nonlocal structure
-        with tf.GradientTape() as tape:
-            structure = function()
-        results = tf.nest.flatten(structure)
-
-        def gradient(*upstream, variables=()):
-            def by_variables():
-                return tape.gradient(
-                    results, variables, upstream, tf.UnconnectedGradients.ZERO
-                )
-
-            def zeros():
-                return [tf.zeros_like(variable) for variable in variables]
-
-            is_idle = [tf.reduce_all(part == 0.0) for part in upstream]
-            return (), tf.cond(tf.reduce_all(is_idle), zeros, by_variables)
-
-        return results, gradient
-
-    results = run()
-    return tf.nest.pack_sequence_as(structure, results)
 
 
 def small_box(ball: LpBall, points: tf.Tensor, share: float) -> Box:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robust_tf.objectives.forward import without_idle_gradient
+from robust_tf.objectives.idle_gradient import without_idle_gradient
 
 
 class _Watched:
