@@ -172,7 +172,7 @@ def test_pictures_and_tables(quick, plot, tmp_path, path, whole, capsys, caplog)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "`--run` must name a run folder, or `--log`"),
+        ((), "`--run` must name a run folder, `--log` a log"),
         (("--log=none",), "'none' cannot be read as text"),
         (("--log=a=F", "--log=a=F"), "must give each log a name of its own"),
         (("--log=a=F", "--sigma=0"), "`--sigma` must be above 0"),

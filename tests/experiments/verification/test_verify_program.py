@@ -94,6 +94,7 @@ def test_plan_files(launch, name, expected):
         "default",
         "executed",
         "fast",
+        "max_margin",
         *NAMED,
     }
     configuration.parse([str(PLANS / f"{name}.gin")], [])
@@ -166,3 +167,17 @@ def test_bad_flags(launch, tmp_path, path, capsys, arguments, message):
     shown = capsys.readouterr().err
     assert re.search(message, shown.replace("\n", " ")), shown
     assert not (tmp_path / "new").exists()
+
+
+def test_the_plan_of_maximum_margin_regularization(launch):
+    configuration.parse([str(PLANS / "max_margin.gin")], [])
+    made = configuration.call(Plan)
+    first, again = (s for s in made.stages if s.name.startswith("attack"))
+    assert [stage.name for stage in made.stages] == [
+        *("clean", "attack", "convex-adversarial", "attack-restarts", "crown"),
+        *("alpha-crown", "bab", "milp"),
+    ]
+    published = PGD(40, 1, 0.05, objective="cross_entropy", step_decay=())
+    assert first.attack == published
+    assert again.attack == PGD(steps=100, restarts=5)
+    assert made.stages[-1].max_unstable == 200
