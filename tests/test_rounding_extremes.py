@@ -14,6 +14,7 @@ from robust_tf.propagation import backward
 from robust_tf.propagation.crown import crown_bounds
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
+from robust_tf.propagation.window_plan import WindowPlan
 from robust_tf.rounding import Rounding
 from tests import rational
 from tests.propagation import networks
@@ -188,7 +189,7 @@ class TestWindows:
         region = rt.LpBall(centers, 0.3, norm, None)
         kinds = []
         for is_less in (True, False):
-            monkeypatch.setattr(backward, "_is_less_work", lambda *_, x=is_less: x)
+            monkeypatch.setattr(WindowPlan, "is_less_work", is_less)
             choices = Choices(rounding=opened(region, executed))
             kinds.append(crown_bounds(graph, region, (choices,)))
         for edge in range(1, len(graph.shapes)):
@@ -197,7 +198,7 @@ class TestWindows:
             np.testing.assert_allclose(one.upper, other.upper, rtol=0, atol=1e-9)
 
     def test_windows_pay_at_all(self, monkeypatch):
-        monkeypatch.setattr(backward, "_is_less_work", lambda *_: True)
+        monkeypatch.setattr(WindowPlan, "is_less_work", True)
         model = networks.converted("patches", seed=2)
         graph = BoundGraph.from_model(model)
         region = rt.LpBall(networks.centers(model, 2, dtype="float64"), 0.0)
