@@ -7,7 +7,6 @@ after three decimals, so that it never says more than what was certified.
 import csv
 import dataclasses
 import decimal
-import io
 import math
 import pathlib
 from collections.abc import Mapping
@@ -15,18 +14,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import rich.box
-import rich.console
 import rich.table
 import rich.text
 
 from robust_tf.errors import InputError
+from robust_tf.report import printing
 from robust_tf.smoothing import metrics
 
 _PUBLISHED = pathlib.Path(__file__).with_name("published_certification.tsv")
 _MARK = "*"
 _ACR = "ACR"  # Among radii: the last column.
 _DIGITS = decimal.Decimal("0.001")
-_UNLIMITED = 10_000  # Characters in a line of a file.
 _NOTE = (
     " accuracy in percent of all examples at each L2 radius (pixels in [0, 1]); at 0 "
     "that of the\n smoothed classifier, abstentions being errors; "
@@ -216,11 +214,7 @@ def show(
         references: rows that others published.
         compared: of `differences`.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    for part in _parts(rows, references, compared):
-        console.print(part)
+    printing.show(*_parts(rows, references, compared))
 
 
 def render(
@@ -229,11 +223,7 @@ def render(
     compared: Sequence[dict] = (),
 ) -> str:
     """Returns what `show` prints as text without colours, unbroken."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
-    for part in _parts(rows, references, compared):
-        console.print(part)
-    return text.getvalue()
+    return printing.render(*_parts(rows, references, compared))
 
 
 def _parts(rows, references, compared):

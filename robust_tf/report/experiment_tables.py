@@ -1,6 +1,5 @@
 """All experiments: what was published of each, and what run folders hold."""
 
-import io
 import json
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import rich.table
 import rich.text
 
 from robust_tf.errors import InputError
+from robust_tf.report import printing
 from robust_tf.report.published import published_experiments
 from robust_tf.report.tables import STAGES
 
@@ -23,7 +23,6 @@ _FILES = (
     "verification_summary.json",
     "certification_summary.json",
 )
-_UNLIMITED = 10_000  # Characters in a line of a file.
 
 
 def rows(names: Sequence[str], runs: Mapping[str, Sequence[pathlib.Path]]) -> list:
@@ -105,18 +104,12 @@ def measured(run: pathlib.Path) -> dict:
 
 def show(found: Sequence[dict]) -> None:
     """Prints the table of `rows`; numbers are published, then measured."""
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    console.print(_table(found))
+    printing.show(_table(found))
 
 
 def render(found: Sequence[dict]) -> str:
     """Returns the table of `show` as text without colours, unbroken."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
-    console.print(_table(found))
-    return text.getvalue()
+    return printing.render(_table(found))
 
 
 def _best(members) -> dict:

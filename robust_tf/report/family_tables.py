@@ -1,12 +1,11 @@
 """A family's results for people: errors in percent, and which model has which."""
 
-import io
-
 import rich.box
 import rich.console
 import rich.table
 import rich.text
 
+from robust_tf.report import printing
 from robust_tf.report.tables import STAGES
 
 # From what is measured to what is proved.
@@ -14,7 +13,6 @@ _ERRORS = {"clean_accuracy": "clean", "pgd_accuracy": "PGD"}
 _TOTAL = {"certified_accuracy": "verified by any"}
 # The least error is the greatest accuracy.
 _STATISTICS = {"min": "max", "median": "median", "max": "min"}
-_UNLIMITED = 10_000  # Characters in a line of a file.
 
 
 def show(family: dict) -> None:
@@ -23,18 +21,12 @@ def show(family: dict) -> None:
     Args:
         family: of `evaluation.json`, whose accuracies are fractions.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    console.print(_table(family))
+    printing.show(_table(family))
 
 
 def render(family: dict) -> str:
     """Returns the table of `show` as text without colours, unbroken."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
-    console.print(_table(family))
-    return text.getvalue()
+    return printing.render(_table(family))
 
 
 def _table(family) -> rich.console.Group:

@@ -5,6 +5,8 @@ import rich.console
 import rich.table
 import rich.text
 
+from robust_tf.report import printing
+
 TITLES = {
     "natural": "natural",
     "adversarial": "adversarial",
@@ -15,7 +17,6 @@ TITLES = {
     "exp-ibp": "Exp-IBP",
     "sabr": "SABR",
 }
-_UNLIMITED = 10_000  # Characters in a line of a file.
 
 
 def show(record: dict) -> None:
@@ -24,15 +25,13 @@ def show(record: dict) -> None:
     Args:
         record: of `losses.json`.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    console.print(rich.text.Text(f"\n{record['name']}", style="bold"))
-    console.print(_table([_titled(record["losses"])]))
-    console.print(_table(_rows(record)))
-    console.print(rich.text.Text(_note(record), style="italic"))
-    if "tuning" in record:
-        console.print(_tuning(record["tuning"]))
+    printing.show(
+        rich.text.Text(f"\n{record['name']}", style="bold"),
+        _table([_titled(record["losses"])]),
+        _table(_rows(record)),
+        rich.text.Text(_note(record), style="italic"),
+        *([_tuning(record["tuning"])] if "tuning" in record else []),
+    )
 
 
 def _rows(record) -> list[dict]:

@@ -1,12 +1,13 @@
 """Tables of results for people: accuracies in percent."""
 
-import io
 from collections.abc import Sequence
 
 import rich.box
 import rich.console
 import rich.table
 import rich.text
+
+from robust_tf.report import printing
 
 _FACTS = {
     "name": "model",
@@ -46,7 +47,6 @@ _NUMBERS = ("epsilon", "examples")
 _NO_PROOFS = ("clean", "attack")  # Stages of verification that certify nothing.
 _LEAST_WIDTH = {"epsilon": 5, "norm": 4, "examples": 3}
 _DEFAULT_WIDTH = 6  # Of "100.00".
-_UNLIMITED = 10_000  # Characters in a line of a file.
 
 
 def show(records: Sequence[dict], title: str | None = None) -> None:
@@ -57,18 +57,12 @@ def show(records: Sequence[dict], title: str | None = None) -> None:
             fractions, `certified_by` holds one for each method.
         title: of the table.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    console.print(_table(records, title))
+    printing.show(_table(records, title))
 
 
 def render(records: Sequence[dict], title: str | None = None) -> str:
     """Returns the table of `show` as text without colours, unbroken."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
-    console.print(_table(records, title))
-    return text.getvalue()
+    return printing.render(_table(records, title))
 
 
 def show_verification(summaries: Sequence[dict]) -> None:
@@ -77,20 +71,12 @@ def show_verification(summaries: Sequence[dict]) -> None:
     Args:
         summaries: of `verification_summary.json`, each with a `name`.
     """
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    for part in _verification_tables(summaries):
-        console.print(part)
+    printing.show(*_verification_tables(summaries))
 
 
 def render_verification(summaries: Sequence[dict]) -> str:
     """Returns the tables of `show_verification` as text without colours, unbroken."""
-    text = io.StringIO()
-    console = rich.console.Console(file=text, width=_UNLIMITED, color_system=None)
-    for part in _verification_tables(summaries):
-        console.print(part)
-    return text.getvalue()
+    return printing.render(*_verification_tables(summaries))
 
 
 def show_robust_errors(records: Sequence[dict]) -> None:
@@ -117,17 +103,11 @@ def show_robust_errors(records: Sequence[dict]) -> None:
     ]
     if not rows:
         return
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no edge at which to break lines.
-        console.width = _UNLIMITED
-    console.print(_plain_table(rows))
-    console.print(
-        rich.text.Text(
-            " errors in percent; clean: on the whole split; CAP, region: upper bounds "
-            "by the\n convex adversarial polytope and by linear regions alone\n",
-            style="italic",
-        )
+    note = (
+        " errors in percent; clean: on the whole split; CAP, region: upper bounds "
+        "by the\n convex adversarial polytope and by linear regions alone\n"
     )
+    printing.show(_plain_table(rows), rich.text.Text(note, style="italic"))
 
 
 def _verification_tables(summaries):

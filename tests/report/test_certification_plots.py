@@ -5,24 +5,9 @@ import pytest
 
 from robust_tf.errors import InputError
 from robust_tf.report import certification_plots
-from robust_tf.report import plots
 
 CURVE = (np.array([0.0, 0.2, 0.75]), np.array([0.8, 0.6, 0.2]))
 OTHER = (np.array([0.0, 0.5, 0.6]), np.array([0.9, 0.4, 0.0]))
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    found = []
-    save = plots._save
-
-    def keep(figure, path):
-        found.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plots, "_save", keep)
-    return found
 
 
 def value_at(line, radius):

@@ -10,7 +10,6 @@ from robust_tf.errors import InputError
 from robust_tf.propagation.plane import Plane
 from robust_tf.propagation.plane import Section
 from robust_tf.propagation.surroundings import Distances
-from robust_tf.report import plots
 from robust_tf.report import region_plots
 
 PLANE = Plane.through(np.array([[0.0, 0.0], [4.0, 0.0], [1.0, 2.0]]))
@@ -23,20 +22,6 @@ SECTION = Section(
     classes=np.array([[3, 3, 8], [3, 8, 8], [8, 8, 8]]),
 )
 CAPTIONS = ["image 0, label 3", "image 1, label 8", "image 2, label 8"]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    found = []
-    save = plots._save
-
-    def keep(figure, path):
-        found.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plots, "_save", keep)
-    return found
 
 
 def test_linear_regions(figures, tmp_path):

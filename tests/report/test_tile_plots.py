@@ -8,23 +8,8 @@ from robust_tf import layers
 from robust_tf.architectures import max_margin
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
-from robust_tf.report import plots
 from robust_tf.report import tile_plots
 from robust_tf.report import tiles
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    found = []
-    save = plots._save
-
-    def keep(figure, path):
-        found.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plots, "_save", keep)
-    return found
 
 
 def test_scale_of_gradients():

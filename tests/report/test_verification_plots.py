@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from robust_tf.errors import InputError
-from robust_tf.report import plots
 from robust_tf.report import tables
 from robust_tf.report import verification_plots
 
@@ -39,20 +38,6 @@ RECORDS = [
         ("TIMEOUT", 60.0),
     )
 ]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved."""
-    found = []
-    save = plots._save
-
-    def keep(figure, path):
-        found.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(plots, "_save", keep)
-    return found
 
 
 def test_decided_over_time(figures, tmp_path):
