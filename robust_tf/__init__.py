@@ -6,6 +6,7 @@ from robust_tf.errors import InputError
 from robust_tf.layers.convert import convert
 from robust_tf.layers.convert import supported_layers
 from robust_tf.propagation.compute import compute_bounds
+from robust_tf.propagation.compute import estimate_bounds
 from robust_tf.regions import Box
 from robust_tf.regions import LpBall
 from robust_tf.specifications import UnsafeSet

@@ -14,11 +14,12 @@ from robust_tf.objectives.idle_gradient import without_idle_gradient
 from robust_tf.objectives.noise import Noise
 from robust_tf.objectives.noise import NoisyForward
 from robust_tf.objectives.shrinking import ShrinkingChoices
+from robust_tf.objectives.small_boxes import small_box
 from robust_tf.propagation.crown import crown_bounds
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
-from robust_tf.regions import Box
+from robust_tf.propagation.random_projections import estimated_bounds
 from robust_tf.regions import LpBall
 from robust_tf.regions import Region
 from robust_tf.specifications import margin_specification
@@ -190,16 +191,53 @@ class CertifiedForward:
             self.graph, self.bound_region, self.intervals, rows, self.choices
         )
 
-    @ComputedOnce
-    def convex_adversarial_margins(self) -> tf.Tensor:
-        """Lower bounds of the margins by the convex adversarial polytope.
+    def crown_margins(self, relaxation: str) -> tf.Tensor:
+        """Lower bounds of the margins by CROWN, `[batch, K - 1]`.
 
-        `[batch, K - 1]`; every intermediate bound by backward passes of its own
+        Every intermediate bound is by backward passes of its own, without the interval
+        rule (arXiv:1811.00866); "same-slope" makes this the convex adversarial polytope
         (arXiv:1711.00851).
+
+        Args:
+            relaxation: lower slopes of unstable ReLUs.
         """
-        choices = dataclasses.replace(self.choices, relaxation="same-slope")
-        bounds = crown_bounds(self.graph, self.bound_region, (choices,), False)
-        return crown_margins(self.graph, self.bound_region, bounds, self.rows, choices)
+
+        def bounds(choices):
+            return crown_bounds(self.graph, self.bound_region, (choices,), False)
+
+        return self._once(
+            ("crown", relaxation), lambda: self._margins_over(bounds, relaxation)
+        )
+
+    def estimated_margins(self, projections: int) -> tf.Tensor:
+        """Those of the convex adversarial polytope, of estimated intermediate bounds.
+
+        `[batch, K - 1]`. They prove nothing (`propagation.random_projections`).
+
+        Args:
+            projections: random vectors for each norm.
+        """
+
+        def bounds(choices):
+            return estimated_bounds(
+                self.graph, self.bound_region, choices, projections, self.seed
+            )
+
+        return self._once(
+            ("estimated", projections),
+            lambda: self._margins_over(bounds, "same-slope"),
+        )
+
+    def _margins_over(self, bounds, relaxation):
+        choices = dataclasses.replace(self.choices, relaxation=relaxation)
+        graph, region = self.graph, self.bound_region
+        return crown_margins(graph, region, bounds(choices), self.rows, choices)
+
+    def _once(self, key, function):
+        """The result of a function: a loss and a metric ask for the same."""
+        if key not in self._computed:
+            self._computed[key] = function()
+        return self._computed[key]
 
     def _interval_bounds(self, rows):
         return interval_margins(
@@ -212,12 +250,12 @@ class CertifiedForward:
         beta follows the radius from 1 to `final_beta` (arXiv:1906.06316, eq. 11);
         where it has come to 0 the backward pass is left out.
         """
-        if final_beta not in self._mixed:
-            self._mixed[final_beta] = self._mix(final_beta)
-        return self._mixed[final_beta]
-
-    def _mix(self, final_beta):
-        return self.blend(self.interval_margins, self.crown_ibp_margins, final_beta)
+        return self._once(
+            ("mixed", final_beta),
+            lambda: self.blend(
+                self.interval_margins, self.crown_ibp_margins, final_beta
+            ),
+        )
 
     def blend(self, by_interval: tf.Tensor, by_crown_ibp: Callable, final_beta: float):
         """`beta * by_crown_ibp() + (1 - beta) * by_interval`, without it at beta 0."""
@@ -295,8 +333,8 @@ class CertifiedForward:
         return tf.cast(predictions == self.labels, tf.float32)
 
     @ComputedOnce
-    def _mixed(self):
-        """What `mixed_margins` has computed: a loss and a metric ask for the same."""
+    def _computed(self):
+        """Results of `_once`, by its keys."""
         return {}
 
     @property
@@ -333,32 +371,3 @@ class CertifiedForward:
             return forward()
         # Most losses that use the statistics of attacked images read those alone.
         return without_idle_gradient(forward)
-
-
-def small_box(ball: LpBall, points: tf.Tensor, share: float) -> Box:
-    """Returns boxes of `share` of the radius, moved into the ball (arXiv:2210.04871).
-
-    Args:
-        ball: an Linf ball.
-        points: in the ball, around which the boxes lie, `[batch, *shape]`.
-        share: of the ball's radius, in [0, 1].
-
-    Raises:
-        InputError: for balls of other norms.
-    """
-    if not ball.is_box:
-        raise InputError(
-            "`box_share` needs perturbations in the Linf norm. Received: norm "
-            f"{ball.norm:g}. Leave it at None."
-        )
-    whole = ball.box
-    radius = share * tf.reshape(ball.radius, [-1] + [1] * (points.shape.rank - 1))
-    center = tf.minimum(tf.maximum(points, whole.lower + radius), whole.upper - radius)
-    # Cut to the ball, not to the valid range alone as published: near the range's upper
-    # end, boxes of more than half the radius would leave the ball.
-    return Box.from_interval(
-        IntervalBound(
-            tf.maximum(center - radius, whole.lower),
-            tf.minimum(center + radius, whole.upper),
-        )
-    )

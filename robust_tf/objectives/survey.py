@@ -20,7 +20,7 @@ from robust_tf.objectives.expressive import ExpIbp
 from robust_tf.objectives.expressive import MtlIbp
 from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.forward import CertifiedForward
-from robust_tf.objectives.forward import small_box
+from robust_tf.objectives.small_boxes import small_box
 from robust_tf.objectives.terms import IntervalCrossEntropy
 from robust_tf.objectives.terms import StandardCrossEntropy
 from robust_tf.objectives.terms import margin_cross_entropy

@@ -5,9 +5,11 @@ import dataclasses
 import tensorflow as tf
 
 from robust_tf.errors import InputError
+from robust_tf.layers.activations import RELAXATIONS
 from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.noise import Noise
+from robust_tf.propagation.random_projections import check_projections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,65 @@ class ConvexAdversarialCrossEntropy:
 
     def margins(self, forward: CertifiedForward) -> tf.Tensor:
         """Lower bounds of the margins, `[batch, classes - 1]`."""
-        return forward.convex_adversarial_margins
+        return forward.crown_margins("same-slope")
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimatedConvexAdversarialCrossEntropy:
+    """`ConvexAdversarialCrossEntropy`, its norms in training estimated, `[batch]`.
+
+    By random projections (arXiv:1805.12514): training certifies nothing. Validation,
+    as any measurement, has exact norms.
+
+    Attributes:
+        projections: random vectors for each norm.
+    """
+
+    projections: int = 50
+    name: str = "estimated_loss"
+
+    is_certified_in_training = False
+
+    def __post_init__(self):
+        check_projections(self.projections)
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        if forward.training:
+            return margin_cross_entropy(forward.estimated_margins(self.projections))
+        return margin_cross_entropy(self.margins(forward))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, with exact norms, `[batch, classes - 1]`."""
+        return forward.crown_margins("same-slope")
+
+
+@dataclasses.dataclass(frozen=True)
+class CrownCrossEntropy:
+    """Cross-entropy of the worst logits by CROWN (arXiv:1811.00866), `[batch]`.
+
+    Intermediate bounds are by backward passes too, as in `crown-full` of the system of
+    arXiv:1906.06316: many times the cost of CROWN-IBP.
+
+    Attributes:
+        relaxation: lower slopes of unstable ReLUs.
+    """
+
+    relaxation: str = "adaptive"
+    name: str = "certified_loss"
+
+    def __post_init__(self):
+        if self.relaxation not in RELAXATIONS:
+            raise InputError(
+                f"`relaxation` must be one of {RELAXATIONS}. Received: "
+                f"{self.relaxation!r}"
+            )
+
+    def __call__(self, forward: CertifiedForward) -> tf.Tensor:
+        return margin_cross_entropy(self.margins(forward))
+
+    def margins(self, forward: CertifiedForward) -> tf.Tensor:
+        """Lower bounds of the margins, `[batch, classes - 1]`."""
+        return forward.crown_margins(self.relaxation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +303,11 @@ class WeightedSum:
     @property
     def is_certified_in_training(self) -> bool:
         """Whether those of training hold over the whole region, not a part of it."""
-        return self.is_certified and (
-            self.adversary is None or self.adversary.box_share is None
+        if self.adversary is not None and self.adversary.box_share is not None:
+            return False
+        return (
+            all(getattr(term, "is_certified_in_training", True) for term in self.terms)
+            and self.is_certified
         )
 
 

@@ -18,6 +18,8 @@ from robust_tf.propagation.crown import crown_bounds
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.interval import interval_bounds
 from robust_tf.propagation.interval import interval_margins
+from robust_tf.propagation.random_projections import EstimatedBound
+from robust_tf.propagation.random_projections import estimated_bounds
 from robust_tf.regions import Region
 from robust_tf.regions import as_tensor
 from robust_tf.regions import is_eager
@@ -98,7 +100,7 @@ def compute_bounds(
             slopes of unstable neurons are searched for each end of each row, in 20
             iterations) or "convex-adversarial" (arXiv:1711.00851: as "crown", with
             "same-slope" alone and without the interval rule; the published bound over
-            a ball without `valid_range`).
+            a ball without `valid_range`; with exact norms, see `estimate_bounds`).
         specification: rows over the logits, `[batch, rows, classes]` (a leading 1
             shares them); None for the logits themselves.
         intermediate: whether to return the bounds of all layers too.
@@ -139,6 +141,46 @@ def compute_bounds(
         return result
     layers = {node.layer.name: bounds[node.output] for node in query.graph.nodes}
     return result, layers
+
+
+def estimate_bounds(
+    model: keras.Model,
+    region: Region,
+    specification: tf.Tensor | None = None,
+    projections: int = 50,
+    seed: tuple[int, int] = (0, 0),
+) -> EstimatedBound:
+    """Estimates "convex-adversarial" bounds by random projections; proves nothing.
+
+    The norms in the bounds of hidden layers are estimated (arXiv:1805.12514, section
+    3.2), so what comes out may lie within the true range. It is for training and for
+    looking at networks whose exact bounds cost too much.
+
+    Args:
+        model: a classifier from `robust_tf.convert`, of affine layers and ReLUs.
+        region: a box, or a ball in Linf or L2, `[batch, *shape]`.
+        specification: rows over the logits, `[batch or 1, rows, classes]`; None for the
+            logits themselves.
+        projections: random vectors for each norm.
+        seed: two integers; the same ones give the same estimates.
+
+    Returns:
+        `[batch, rows]` each.
+
+    Raises:
+        InputError: as `compute_bounds`, and for other layers, norms or projections.
+    """
+    graph = BoundGraph.from_model(model)
+    query = _query(
+        graph, region, "convex-adversarial", specification, "same-slope", False, None
+    )
+    (choices,) = query.choices
+    seed = tf.convert_to_tensor(seed, tf.int64)
+    bounds = estimated_bounds(graph, region, choices, projections, seed)
+    return EstimatedBound(
+        query.lower_bounds(query.rows, bounds),
+        -query.lower_bounds(-query.rows, bounds),
+    )
 
 
 def _query(

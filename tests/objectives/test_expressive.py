@@ -13,7 +13,7 @@ from robust_tf.objectives import expressive
 from robust_tf.objectives import terms
 from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.forward import CertifiedForward
-from robust_tf.objectives.forward import small_box
+from robust_tf.objectives.small_boxes import small_box
 from tests import golden_cases
 from tests.training import small
 
