@@ -104,6 +104,38 @@ def classifier(
     return keras.Model(inputs, connect(tensor, num_classes))
 
 
+def feedforward(
+    input_shape,
+    num_classes,
+    convolutions,
+    hidden,
+    normalization=None,
+    *,
+    convolve=convolution,
+    connect=dense,
+):
+    """Returns convolutions, each with a ReLU, and dense layers behind them, as a model.
+
+    Args:
+        input_shape: (height, width, channels).
+        num_classes: number of logits.
+        convolutions: (filters, kernel's side, stride, padding) of each.
+        hidden: units of the hidden dense layers.
+        normalization: (mean, standard deviation) of each channel, or None.
+        convolve: as `convolution`, of a tensor and those four.
+        connect: as `dense`, of a tensor and a number of units.
+
+    Raises:
+        InputError: for a shape that is no image's, or less than one class.
+    """
+    check_image_shape(input_shape)
+    check_counts(num_classes=num_classes)
+    inputs, tensor = normalized_input(input_shape, normalization)
+    for shape in convolutions:
+        tensor = rectified(convolve(tensor, *shape))
+    return classifier(inputs, tensor, hidden, num_classes, connect=connect)
+
+
 def check_image_shape(shape):
     """Refuses all but (height, width, channels), counts from 1.
 

@@ -8,6 +8,8 @@ TensorFlow's "same": at stride 2 and on even sides, one zero after, none before.
 BatchNormalization.)
 """
 
+import functools
+
 import keras
 
 from robust_tf.architectures import blocks
@@ -28,7 +30,7 @@ def dm_tiny(
         InputError: for a shape that is no image's, and for counts below 1.
     """
     blocks.check_counts(linear_size=linear_size)
-    return _classifier(
+    return _feedforward(
         input_shape, num_classes, (), (linear_size,), normalization=normalization
     )
 
@@ -56,7 +58,7 @@ def dm_small(
     first, second = filters
     blocks.check_counts(first=first, second=second, linear_size=linear_size)
     convolutions = ((first, 4, 2), (second, 4, 1))
-    return _classifier(
+    return _feedforward(
         input_shape,
         num_classes,
         convolutions,
@@ -88,7 +90,7 @@ def dm_medium(
     first, second = filters
     blocks.check_counts(first=first, second=second, linear_size=linear_size)
     convolutions = ((first, 3, 1), (first, 4, 2), (second, 3, 1), (second, 4, 2))
-    return _classifier(
+    return _feedforward(
         input_shape,
         num_classes,
         convolutions,
@@ -125,7 +127,7 @@ def dm_large(
         (2 * width, 3, 1),
         (2 * width, 3, 1),
     )
-    return _classifier(
+    return _feedforward(
         input_shape,
         num_classes,
         convolutions,
@@ -135,31 +137,25 @@ def dm_large(
     )
 
 
-def _classifier(
+def _feedforward(
     input_shape, num_classes, convolutions, hidden, *, padding=0, normalization
 ):
     """Convolutions of (filters, kernel's side, stride), then dense layers."""
-    blocks.check_image_shape(input_shape)
-    blocks.check_counts(num_classes=num_classes)
-    inputs, tensor = blocks.normalized_input(input_shape, normalization)
-    for filters, size, stride in convolutions:
-        tensor = blocks.convolution(
-            tensor,
-            filters,
-            size,
-            stride,
-            padding,
-            kernel_initializer=keras.initializers.Orthogonal(),
-            bias_initializer="zeros",
-        )
-        tensor = blocks.rectified(tensor)
-    return blocks.classifier(inputs, tensor, hidden, num_classes, connect=_dense)
+    return blocks.feedforward(
+        input_shape,
+        num_classes,
+        [(*shape, padding) for shape in convolutions],
+        hidden,
+        normalization,
+        convolve=functools.partial(_with_start, blocks.convolution),
+        connect=functools.partial(_with_start, blocks.dense),
+    )
 
 
-def _dense(tensor, units):
-    return blocks.dense(
-        tensor,
-        units,
+def _with_start(layer, *arguments):
+    """A layer of `blocks` that begins with an orthogonal kernel and no bias."""
+    return layer(
+        *arguments,
         kernel_initializer=keras.initializers.Orthogonal(),
         bias_initializer="zeros",
     )

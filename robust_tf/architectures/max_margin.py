@@ -25,7 +25,7 @@ def fc1(input_shape, num_classes, *, units=1024, normalization=None) -> keras.Mo
         InputError: for a shape that is no image's, and for counts below 1.
     """
     blocks.check_counts(units=units)
-    return _classifier(input_shape, num_classes, (), (units,), normalization)
+    return _feedforward(input_shape, num_classes, (), (units,), normalization)
 
 
 def fc10(
@@ -47,7 +47,7 @@ def fc10(
         InputError: for a shape that is no image's, and for counts below 1.
     """
     _check_hidden(hidden)
-    return _classifier(input_shape, num_classes, (), hidden, normalization)
+    return _feedforward(input_shape, num_classes, (), hidden, normalization)
 
 
 def cnn_lenet_small(
@@ -75,7 +75,7 @@ def cnn_lenet_small(
     first, second = filters
     blocks.check_counts(first=first, second=second, linear_size=linear_size)
     convolutions = ((first, 4, 2, "same"), (second, 4, 2, "same"))
-    return _classifier(
+    return _feedforward(
         input_shape, num_classes, convolutions, (linear_size,), normalization
     )
 
@@ -111,7 +111,7 @@ def cnn_lenet_large(
         for count in filters
         for size, stride in ((4, 2), (3, 1))
     ]
-    return _classifier(
+    return _feedforward(
         input_shape, num_classes, convolutions, 2 * (linear_size,), normalization
     )
 
@@ -148,28 +148,34 @@ def lenet_3conv(
         (second, 4, 2, "same"),
         (third, 4, 2, "same"),
     )
-    return _classifier(
+    return _feedforward(
         input_shape, num_classes, convolutions, (linear_size,), normalization
     )
 
 
-def _classifier(input_shape, num_classes, convolutions, hidden, normalization):
+def _feedforward(input_shape, num_classes, convolutions, hidden, normalization):
     """Convolutions of (filters, kernel's side, stride, padding), then dense layers."""
-    blocks.check_image_shape(input_shape)
-    blocks.check_counts(num_classes=num_classes)
-    inputs, tensor = blocks.normalized_input(input_shape, normalization)
-    for filters, size, stride, padding in convolutions:
-        tensor = blocks.convolution(
-            tensor,
-            filters,
-            size,
-            stride,
-            padding,
-            kernel_initializer=fan_in_truncated_normal(size**2 * tensor.shape[-1]),
-            bias_initializer="zeros",
-        )
-        tensor = blocks.rectified(tensor)
-    return blocks.classifier(inputs, tensor, hidden, num_classes, connect=_dense)
+    return blocks.feedforward(
+        input_shape,
+        num_classes,
+        convolutions,
+        hidden,
+        normalization,
+        convolve=_convolution,
+        connect=_dense,
+    )
+
+
+def _convolution(tensor, filters, size, stride, padding):
+    return blocks.convolution(
+        tensor,
+        filters,
+        size,
+        stride,
+        padding,
+        kernel_initializer=fan_in_truncated_normal(size**2 * tensor.shape[-1]),
+        bias_initializer="zeros",
+    )
 
 
 def _dense(tensor, units):

@@ -222,13 +222,15 @@ def _feedforward(
     input_shape, num_classes, convolutions, hidden, initialization, normalization
 ):
     """Convolutions of (filters, kernel's side, stride), padded by 1; dense layers."""
-    blocks.check_counts(num_classes=num_classes)
     _check_sides(input_shape)
-    convolve = _convolution(initialization)
-    inputs, tensor = blocks.normalized_input(input_shape, normalization)
-    for filters, size, stride in convolutions:
-        tensor = blocks.rectified(convolve(tensor, filters, size, stride, 1))
-    return blocks.classifier(inputs, tensor, hidden, num_classes)
+    return blocks.feedforward(
+        input_shape,
+        num_classes,
+        [(*shape, 1) for shape in convolutions],
+        hidden,
+        normalization,
+        convolve=_convolution(initialization),
+    )
 
 
 def _convolution(initialization):
