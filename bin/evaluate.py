@@ -2,7 +2,9 @@ r"""Clean, PGD, IBP, CROWN-IBP and CROWN accuracy of one or many models.
 
 Of many, also the least, median and greatest error of each kind, and whose it is; a
 folder of run folders, as `train` writes for a family, stands for all of them. With
-gin_configs/base/evaluate_max_margin.gin also robust error from below and above.
+gin_configs/base/evaluate_max_margin.gin also robust error from below and above. The
+folder of a cascade stands for one classifier: clean error, the published verified error
+of the image as received (no bound under attack), and the bound by all stages.
 
 robust-tf-evaluate --model=runs/digits --epsilon=0.1 --workdir=runs/digits
 robust-tf-evaluate --model=a.keras --model=b.keras --dataset=mnist --data_dir=DATA \
@@ -22,6 +24,7 @@ from robust_tf import files
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import evaluate
+from robust_tf.report import cascade_tables
 from robust_tf.report import family_tables
 from robust_tf.report import tables
 
@@ -49,7 +52,9 @@ def main(argv):
         evaluate.evaluate, workdir=workdir, models=tuple(_FLAGS.model)
     )
     files.write_atomically(workdir / "evaluation_config.gin", configuration.operative())
-    tables.show(result["models"])
+    if result["models"]:
+        tables.show(result["models"])
+    cascade_tables.show(result.get("cascades", []))
     if "family" in result:
         family_tables.show(result["family"])
     tables.show_robust_errors(result["models"])

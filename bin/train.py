@@ -6,7 +6,8 @@ robust-tf-train --gin_file=gin_configs/families/mnist_small_eps0.3_crown_ibp.gin
     --model_subset=0,3-5 --data_dir=DATA --workdir=runs/family
 
 The same command goes on with an interrupted run. Of a family, each member has a run
-folder of its own within the working folder, and a seed of its own.
+folder of its own within the working folder, and a seed of its own; so has each stage of
+a cascade (gin_configs/experiments/*_cascade_*.gin).
 """
 
 import sys
@@ -15,6 +16,8 @@ from absl import flags
 from absl import logging
 
 from robust_tf.errors import InputError
+from robust_tf.experiments import cascade
+from robust_tf.experiments import cascade_folder
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import family
@@ -34,24 +37,34 @@ def main(argv):
         )
     gin_params = [*_FLAGS.gin_param, *command_line.bindings(_FLAGS)]
     configuration.parse(_FLAGS.gin_file, gin_params)
-    if family.is_configured():
-        summaries = family.train_members(
-            _FLAGS.workdir,
-            _FLAGS.gin_file,
-            gin_params,
-            _FLAGS.model_subset,
-            sys.argv,
-        )
-    elif _FLAGS.model_subset is not None:
-        raise InputError(
-            "`--model_subset` chooses members of a family. Received: "
-            f"{_FLAGS.model_subset!r}, and a configuration of one model. Leave it out, "
-            "or give a --gin_file of gin_configs/families."
-        )
-    else:
-        summaries = [launch.train_configured(_FLAGS.workdir, sys.argv)]
+    summaries = _trained(gin_params)
     tables.show(summaries)
     logging.info("What was trained is in '%s'.", _FLAGS.workdir)
+
+
+def _trained(gin_params):
+    """The summary of each model that the configuration is of, all of them trained."""
+    workdir, subset = _FLAGS.workdir, _FLAGS.model_subset
+    is_cascade, is_family = cascade.is_configured(), family.is_configured()
+    if subset is not None and (is_cascade or not is_family):
+        raise InputError(
+            "`--model_subset` chooses members of a family. Received: "
+            f"{subset!r}, and a configuration of one "
+            f"{'cascade' if is_cascade else 'model'}. Leave it out, or give a "
+            "--gin_file of gin_configs/families."
+        )
+    if is_cascade:
+        return cascade.train_stages(workdir, _FLAGS.gin_file, gin_params, sys.argv)
+    if cascade_folder.is_cascade(workdir):
+        raise InputError(
+            f"Folder '{workdir}' holds a cascade, and the configuration is of none. "
+            "Give another --workdir."
+        )
+    if is_family:
+        return family.train_members(
+            workdir, _FLAGS.gin_file, gin_params, subset, sys.argv
+        )
+    return [launch.train_configured(workdir, sys.argv)]
 
 
 def run():

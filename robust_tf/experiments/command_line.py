@@ -144,8 +144,8 @@ def define_model_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "model",
         [],
-        "A `.keras` or `.mat` file, a run folder, or a folder of a family. Repeat the "
-        "flag for several.",
+        "A `.keras` or `.mat` file, a run folder, or a folder of a family or of a "
+        "cascade. Repeat the flag for several.",
         flag_values=flag_values,
     )
     define_example_flags(flag_values)

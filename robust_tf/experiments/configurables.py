@@ -43,8 +43,11 @@ _CLOSED = frozenset(
     for name in (
         "data.matlab_folder",
         "data.soft_targets",
+        "data.subset",
         "data.tfds_folder",
         "data.tiny_imagenet",
+        "experiments.cascade_decisions",
+        "experiments.cascade_folder",
         "experiments.certification_records",
         "experiments.certification_summary",
         "experiments.certification_warnings",

@@ -18,6 +18,8 @@ import rich.progress
 
 from robust_tf import data as datasets
 from robust_tf.errors import InputError
+from robust_tf.experiments import cascade_decisions
+from robust_tf.experiments import cascade_folder
 from robust_tf.experiments import robust_error
 from robust_tf.experiments.model_files import MATLAB_SUFFIX
 from robust_tf.experiments.model_files import MODEL
@@ -30,6 +32,7 @@ from robust_tf.files import write_json
 from robust_tf.interchange import matlab_models
 from robust_tf.layers.convert import convert
 from robust_tf.regions import Threat
+from robust_tf.training.distribution import local_strategy_for
 from robust_tf.verification.accuracy import measure
 
 RECORD = "family_member.json"  # Beside the model of a family's member.
@@ -47,13 +50,14 @@ def evaluate(
     attack: Callable | None = None,
     exact: Exact | None = None,
     seed: int = 0,
+    devices: Sequence[str] = (),
 ) -> dict:
     """Measures models, and writes `evaluation.json` into `workdir`.
 
     Args:
         workdir: made if it is missing; None writes nothing.
         models: paths of `.keras` or `.mat` files, run folders, or folders of those of a
-            family (`members_of`); plain Keras models are converted.
+            family (`members_of`) or of a cascade; plain Keras models are converted.
         data: which images.
         threat: perturbations.
         examples: which of the images.
@@ -63,25 +67,43 @@ def evaluate(
             `workdir/exact` (for several models, `workdir/exact/NUMBER`, from 1), on
             the examples; all else is then measured on the whole split. None: not.
         seed: of the attack.
+        devices: such as ("GPU:0", "GPU:1"), which share the batches; empty for all GPUs
+            of the machine. Cascades and `exact` take the default one. Results do not
+            depend on how many there are.
 
     Returns:
-        `{"models": [one record each], "family": {"min" | "median" | "max": record}}`;
-        the family is there for two models or more. Its records hold `models` too: the
-        name of the model that each accuracy is of. A median of an even number is the
-        mean of the two in the middle, and the model is the one below.
+        `{"models": [one record each], "family": {"min" | "median" | "max": record},
+        "cascades": [one record each]}`; the family is there for two models or more,
+        cascades where some are given. The family's records hold `models` too: the name
+        of the model that each accuracy is of. A median of an even number is the mean of
+        the two in the middle, and the model is the one below. Of a cascade's records,
+        `verified_as_received` is the published number, and no bound under attack;
+        `certified_by_all_stages` is one (`cascade_decisions`). They come by the
+        cascade's own method, around radius and norm of `threat`, without an attack.
 
     Raises:
-        InputError: for files that are missing or are no classifiers of these images.
+        InputError: for files that are missing or are no classifiers of these images;
+            for cascades that are not trained to the end, and with `exact`; for devices
+            that do not exist.
     """
-    images, loaded = load_all(models, data, examples)
-    if exact is not None and workdir is None:
-        raise InputError("`exact` keeps records, and needs a `workdir`.")
+    strategy = local_strategy_for(tuple(devices))
+    cascades = [path for path in models if cascade_folder.is_cascade(path)]
+    if exact is not None:
+        _check_exact(workdir, cascades)
+    single = [path for path in models if path not in cascades]
+    if single or not cascades:
+        images, loaded = load_all(single, data, examples)
+    else:
+        images, loaded = data.load(examples.split), []
+    whole = [(path, *_loaded_cascade(path, images)) for path in cascades]
     measured = examples
     if exact is not None:
         measured = dataclasses.replace(examples, start=0, count=None)
     records = []
     for number, (path, model) in enumerate(loaded, 1):
-        record = _record(path, model, images, threat, measured, bounds, attack, seed)
+        record = _record(
+            path, model, images, threat, measured, bounds, attack, seed, strategy
+        )
         if exact is not None:
             folder = pathlib.Path(workdir) / "exact"
             record["robust_error"] = robust_error.measure(
@@ -99,6 +121,11 @@ def evaluate(
     result = {"models": records}
     if len(records) > 1:
         result["family"] = _family(records)
+    if whole:
+        result["cascades"] = [
+            _cascade_record(*one, images, threat, examples, bounds.memory_budget_mb)
+            for one in whole
+        ]
     if workdir is not None:
         workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -113,10 +140,15 @@ def load_all(
 
     Raises:
         InputError: for files that are missing or are no classifiers of these images,
-            or no models.
+            for cascades, or no models.
     """
     if not models:
         raise InputError("There must be at least one model. Give `--model=PATH`.")
+    for path in filter(cascade_folder.is_cascade, models):
+        raise InputError(
+            f"Models must be single ones here. Received: the cascade '{path}'. Name "
+            "its stages with a --model each."
+        )
     paths = [member for path in models for member in members_of(path)]
     loaded = [(path, convert(_readable(model_file(path)))) for path in paths]
     images = data.load(examples.split)
@@ -157,14 +189,16 @@ def members_of(path) -> list:
     """Returns the run folders of the family in a folder, or the path alone.
 
     A family's folder is none of a run, and holds some: those of its members, in the
-    order of their indices where these are known.
+    order of their indices where these are known. That of a cascade stands for one
+    classifier.
 
     Raises:
         InputError: where some of the runs have not ended.
     """
     folder = pathlib.Path(path)
     runs = [one.parent for one in folder.glob(f"*/{MODEL}")]
-    if (folder / MODEL).exists() or not runs:
+    is_one = (folder / MODEL).exists() or cascade_folder.is_cascade(folder)
+    if is_one or not runs:
         return [path]
     begun = {one.parent for one in folder.glob("*/checkpoints")} - set(runs)
     if begun:
@@ -179,8 +213,11 @@ def members_of(path) -> list:
 def dataset_of(path) -> str | None:
     """Returns the name of the data set that a run folder was trained on, if known.
 
-    For a family's folder, that of all members where they agree.
+    For a family's folder, that of all members where they agree; of a cascade, that of
+    all its stages.
     """
+    if cascade_folder.is_cascade(path):
+        return cascade_folder.read(path)["dataset"]
     names = set()
     for member in members_of(path):
         summary = pathlib.Path(member) / "summary.json"
@@ -201,6 +238,16 @@ def _readable(file):
     return matlab_models.read_model(file) if file.suffix == MATLAB_SUFFIX else file
 
 
+def _check_exact(workdir, cascades):
+    if workdir is None:
+        raise InputError("`exact` keeps records, and needs a `workdir`.")
+    if cascades:
+        raise InputError(
+            "`exact` bounds the robust error of single models. Received: the cascade "
+            f"'{cascades[0]}'. Name its stages with a --model each, or leave it out."
+        )
+
+
 def _check_fit(path, model, images):
     shape, classes = model.input_shape[1:], model.output_shape[-1]
     if shape != images.image_shape or classes != images.num_classes:
@@ -211,7 +258,7 @@ def _check_fit(path, model, images):
         )
 
 
-def _record(path, model, images, threat, examples, bounds, attack, seed):
+def _record(path, model, images, threat, examples, bounds, attack, seed, strategy):
     begun = time.perf_counter()
     batches = datasets.evaluation_batches(
         images, examples.batch_size, examples.start, examples.count
@@ -226,6 +273,7 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
             relaxation=bounds.relaxation,
             memory_budget_mb=bounds.memory_budget_mb,
             seed=seed,
+            strategy=strategy,
             progress=progress,
         )
     return {
@@ -241,6 +289,58 @@ def _record(path, model, images, threat, examples, bounds, attack, seed):
         "seed": seed,
         "seconds": round(time.perf_counter() - begun, 3),
         **digests(path, images),
+    }
+
+
+def _loaded_cascade(path, images):
+    """The record of a cascade, and its stages, where they know these images."""
+    record, stages = cascade_folder.load(path)
+    for folder, model in stages:
+        _check_fit(folder, model, images)
+    return record, stages
+
+
+def _cascade_record(path, kept, stages, images, threat, examples, memory_budget_mb):
+    """What one row tells of a cascade; `kept` is what its training has recorded."""
+    begun = time.perf_counter()
+    start, count = examples.start, count_of(examples, images)
+    predictions = []
+    for folder, model in stages:
+        batches = datasets.evaluation_batches(images, examples.batch_size, start, count)
+        with progress_bar(str(folder), count) as progress:
+            predictions.append(
+                cascade_decisions.predict(
+                    model,
+                    batches,
+                    threat,
+                    method=kept["method"],
+                    relaxation=kept["relaxation"],
+                    memory_budget_mb=memory_budget_mb,
+                    progress=progress,
+                )
+            )
+    found = cascade_decisions.summary(predictions, images.labels[start : start + count])
+    found["stages"] = [
+        {"name": trained["name"], "trained_on": trained["examples"]} | stage
+        for trained, stage in zip(kept["trained"], found["stages"], strict=True)
+    ]
+    return {
+        "name": str(path),
+        "dataset": images.name,
+        "split": examples.split,
+        "start": start,
+        "architecture": stages[0][1].name,
+        "method": kept["method"],
+        "relaxation": kept["relaxation"],
+        "epsilon": threat.epsilon,
+        "norm": str(threat.norm),
+        "trained_epsilon": kept["epsilon"],
+        "trained_norm": kept["norm"],
+        **found,
+        "note": cascade_decisions.NOTE,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "weights_digests": [trained["digest"] for trained in kept["trained"]],
+        "data_digest": images.digest,
     }
 
 

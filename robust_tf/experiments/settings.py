@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from robust_tf import data as datasets
 from robust_tf.data import soft_targets
+from robust_tf.data import subset as subsets
 from robust_tf.errors import InputError
 from robust_tf.training.gradients import GradientRule
 from robust_tf.verification.plan import Plan
@@ -25,6 +26,8 @@ class Data:
         data_dir: TFDS data folder; None for the default one.
         soft_targets: file with probabilities of the classes for each image of the
             training split, by `bin/soft_targets.py`; None for none.
+        subset: file that chooses the examples of the training split that are trained
+            on (`data.subset`), as the stages of a cascade have; None for all.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Data:
     augmentation: Callable | None = None
     data_dir: str | None = None
     soft_targets: str | None = None
+    subset: str | None = None
 
     def __post_init__(self):
         if self.soft_targets is not None and self.validation_share:
@@ -41,6 +45,12 @@ class Data:
                 "Soft targets belong to the whole training split, and a share that is "
                 "held out has none. Received: `soft_targets` and `validation_share` "
                 f"{self.validation_share}. Leave one of them out."
+            )
+        if self.soft_targets is not None and self.subset is not None:
+            raise InputError(
+                "Soft targets belong to the whole training split, and chosen examples "
+                "have none. Received: `soft_targets` and `subset`. Leave one of them "
+                "out."
             )
         if self.batch_size < 1 or not 0.0 <= self.validation_share < 1.0:
             raise InputError(
@@ -59,6 +69,8 @@ class Data:
         )
         if split == "train" and self.soft_targets is not None:
             return soft_targets.attach(images, self.soft_targets)
+        if split == "train" and self.subset is not None:
+            return subsets.choose(images, self.subset)
         return images
 
 

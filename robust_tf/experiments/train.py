@@ -148,6 +148,8 @@ def train(
         # A classifier that is to be smoothed is certified by `bin/certify.py`.
         **({"methods": ()} if objective.noise else {"attack": test_attack}),
         seed=run.seed,
+        # The other workers wait: replicas of theirs would be missed.
+        strategy=strategy if count_workers() == 1 else None,
     )
     summary = _describe(data, threat, architecture, objective, run)
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}

@@ -69,12 +69,15 @@ def measured(run: pathlib.Path) -> dict:
     Of `summary.json` and `evaluation.json` the one of more images counts, and of its
     bounds the one that verifies most, which `by` names. What complete verification
     has found on other images stands beside it; errors from exact methods and radii by
-    smoothing are given with the number of images.
+    smoothing are given with the number of images. Of a cascade, `verified` is of the
+    images as received, as it is published, and `by` gives the bound under attack.
 
     Raises:
         InputError: for a file that is broken.
     """
     summary, evaluation, verification, smoothed = (_read(run / n) for n in _FILES)
+    if evaluation.get("cascades"):
+        return _measured_cascade(evaluation["cascades"][0])
     evaluated = (evaluation.get("models") or [{}])[0]
     record = max((evaluated, summary), key=lambda one: one.get("examples", 0))
     result = {
@@ -100,6 +103,16 @@ def measured(run: pathlib.Path) -> dict:
         result["acr"] = smoothed["acr"]
         result["by"] = f"smoothing, {smoothed['examples']} images"
     return result
+
+
+def _measured_cascade(record) -> dict:
+    by = STAGES.get(record["method"], record["method"])
+    bound = 100.0 * (1.0 - record["certified_by_all_stages"])
+    return {
+        "clean": 1.0 - record["clean_accuracy"],
+        "verified": 1.0 - record["verified_as_received"],
+        "by": f"{by}, cascade, images as received ({bound:.2f} by all stages)",
+    }
 
 
 def show(found: Sequence[dict]) -> None:

@@ -8,7 +8,6 @@ many blocks one call works through, in which order, and on which replica.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from robust_tf.errors import InputError
+from robust_tf.replicas import run_on_replicas
 from robust_tf.smoothing.base import BaseClassifier
 from robust_tf.smoothing.noises import Noise
 
@@ -76,7 +76,8 @@ class Sampler:
         base: the classifier.
         noise: which noise.
         block_size: samples of a block.
-        strategy: deals the blocks out over its replicas; None for one device.
+        strategy: deals the blocks out over its replicas; None for the current one,
+            which is one device outside of any scope.
         temperature: of the softmax outputs to sum: logits are multiplied by it; None
             for votes alone.
         jit_compile: whether XLA compiles the graph; slower on CPUs.
@@ -93,8 +94,8 @@ class Sampler:
     ):
         self._base, self._noise = base, noise
         self._block_size, self._temperature = block_size, temperature
-        self._strategy = strategy
-        self._replicas = strategy.num_replicas_in_sync if strategy else 1
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._replicas = self._strategy.num_replicas_in_sync
         self._run = tf.function(self._votes, autograph=False, jit_compile=jit_compile)
 
     def tally(
@@ -192,20 +193,12 @@ class Sampler:
         images = np.concatenate([images, np.zeros_like(images[:1]).repeat(missing, 0)])
         keys = np.array([*keys, *[(0, 0)] * missing], np.int64)
         sizes = np.array([*sizes, *[0] * missing], np.int32)
-        run = self._strategy.run if self._strategy else _run_here
-        if self._replicas == 1:
-            parts = [tf.constant(part) for part in (images, keys, sizes)]
-            found = [run(self._run, parts)]
-        else:
-            parts = [
-                self._strategy.experimental_distribute_values_from_function(
-                    functools.partial(_share_of, part, share)
-                )
-                for part in (images, keys, sizes)
-            ]
-            found = run(self._run, parts)
-            local = map(self._strategy.experimental_local_results, found)
-            found = zip(*local, strict=True)
+        places = range(0, len(sizes), share)
+        shares = [
+            tuple(part[place : place + share] for part in (images, keys, sizes))
+            for place in places
+        ]
+        found = run_on_replicas(self._strategy, self._run, shares)
         joined = zip(*found, strict=True)
         return [np.concatenate(list(map(np.asarray, part)))[:blocks] for part in joined]
 
@@ -249,16 +242,6 @@ class Sampler:
 
 
 _TYPES = [tf.int64, tf.float64, tf.float64]
-
-
-def _run_here(function, arguments):
-    return function(*arguments)
-
-
-def _share_of(values, share, context):
-    """The part of one replica."""
-    begin = context.replica_id_in_sync_group * share
-    return tf.constant(values[begin : begin + share])
 
 
 def _check_votes(tally, size, counts):

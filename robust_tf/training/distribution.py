@@ -12,16 +12,14 @@ def strategy_for(devices=()) -> tf.distribute.Strategy:
     """Returns a strategy for the devices, or for the workers that `TF_CONFIG` names.
 
     With several workers, one over all their devices: it has to be asked for before
-    TensorFlow computes anything. A process by itself mirrors what runs on its GPUs
-    where there are several and no devices are named.
+    TensorFlow computes anything.
 
     Args:
-        devices: names such as "GPU:0"; one "TPU:NAME" for a TPU of that name ("TPU:"
-            for the local one); none for the default.
+        devices: of `local_strategy_for`; none with several workers.
 
     Raises:
-        InputError: for a device that does not exist, or is named twice, devices beside
-            several workers, or a `TF_CONFIG` that names no workers.
+        InputError: as `local_strategy_for`, and for devices beside several workers, or
+            a `TF_CONFIG` that names no workers.
     """
     if count_workers() > 1:
         if devices:
@@ -31,6 +29,21 @@ def strategy_for(devices=()) -> tf.distribute.Strategy:
                 "Leave them out, and set CUDA_VISIBLE_DEVICES for each."
             )
         return _of_workers()
+    return local_strategy_for(devices)
+
+
+def local_strategy_for(devices=()) -> tf.distribute.Strategy:
+    """Returns a strategy for devices of this process, whatever `TF_CONFIG` says.
+
+    It mirrors what runs on all GPUs where there are several and no devices are named.
+
+    Args:
+        devices: names such as "GPU:0"; one "TPU:NAME" for a TPU of that name ("TPU:"
+            for the local one); none for the default.
+
+    Raises:
+        InputError: for a device that does not exist, or is named twice.
+    """
     if len(devices) == 1 and devices[0].startswith("TPU:"):
         return _of_tpu(devices[0].removeprefix("TPU:"))
     gpus = tf.config.list_logical_devices("GPU")

@@ -1,9 +1,10 @@
 """Clean, attacked and certified accuracy of a classifier on a data set."""
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -12,9 +13,11 @@ import tensorflow as tf
 
 from robust_tf.attacks.pgd import margins_of
 from robust_tf.errors import InputError
+from robust_tf.layers.convert import convert
 from robust_tf.propagation.compute import compute_bounds
 from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
+from robust_tf.replicas import run_on_replicas
 from robust_tf.specifications import margin_specification
 
 # Float32 bounds err by about 1e-6; a margin below this proves nothing.
@@ -84,9 +87,13 @@ def measure_radii(
     relaxation: str = "adaptive",
     memory_budget_mb: float | None = None,
     seed: int = 0,
+    strategy: tf.distribute.Strategy | None = None,
     progress: Callable = lambda _: None,
 ) -> list[Accuracy]:
     """Measures a classifier at several radii, one after the other.
+
+    Each batch is worked on whole, by one replica, and its attack is seeded by its
+    number: what is found does not depend on how many replicas there are.
 
     Args:
         model: from `robust_tf.convert`.
@@ -99,12 +106,17 @@ def measure_radii(
         relaxation: of `compute_bounds`.
         memory_budget_mb: of `compute_bounds`.
         seed: of the attack.
+        strategy: deals the batches out over its replicas, all of this process, each
+            with a copy of the weights; None for the current one, which is one device
+            outside of any scope.
         progress: called with the number of examples done after each batch.
 
     Raises:
         InputError: for batches without examples.
         RuntimeError: where an attack and a proof contradict each other.
     """
+    strategy = strategy or tf.distribute.get_strategy()
+    model = _on_every_replica(model, strategy)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def examine(images, labels, seed, radius):
@@ -124,17 +136,42 @@ def measure_radii(
     threats = [dataclasses.replace(threat, epsilon=radius) for radius in radii]
     results = []
     for one in threats:  # Each was checked.
-        found = functools.partial(examine, radius=tf.constant(one.epsilon, tf.float64))
-        results.append(_gathered(found, batches, seed, progress))
+        radius = tf.constant(one.epsilon, tf.float64)
+        examined = _examined(strategy, examine, batches, seed, radius)
+        results.append(_gathered(examined, progress))
         _check_consistency(results[-1])
     return results
 
 
-def _gathered(examine, batches, seed, progress) -> Accuracy:
-    """What `examine` finds on all examples, without padding."""
+def _on_every_replica(model, strategy) -> keras.Model:
+    """The model; or a copy, where replicas would read the variables of one device."""
+    is_there = strategy.extended.variable_created_in_scope
+    if all(is_there(variable.value) for variable in model.variables):
+        return model
+    with strategy.scope():
+        return convert(model)
+
+
+def _examined(strategy, examine, batches, seed, radius) -> Iterator[tuple]:
+    """What `examine` finds on each batch, and the batch's weights, in order."""
+    replicas = strategy.num_replicas_in_sync
+    numbered = enumerate(batches)
+    while dealt := list(itertools.islice(numbered, replicas)):
+        shares = [
+            (images, labels, tf.constant([seed, number]), radius)
+            for number, (images, labels, _) in dealt
+        ]
+        # All run at once. Those left without a batch repeat one, and are not asked.
+        idle = replicas - len(dealt)
+        found = run_on_replicas(strategy, examine, shares + shares[:1] * idle)
+        for (_, (_, _, weights)), one in zip(dealt, found[: len(dealt)], strict=True):
+            yield one, weights
+
+
+def _gathered(examined, progress) -> Accuracy:
+    """The findings on all examples, without padding."""
     parts = []
-    for number, (images, labels, weights) in enumerate(batches):
-        found = examine(images, labels, tf.constant([seed, number]))
+    for found, weights in examined:
         is_real = np.asarray(weights) > 0
         parts.append({key: value.numpy()[is_real] for key, value in found.items()})
         progress(int(is_real.sum()))

@@ -51,6 +51,7 @@ from robust_tf.architectures import lenet
 from robust_tf.architectures import max_margin
 from robust_tf.architectures import residual
 from robust_tf.architectures import resnet
+from robust_tf.architectures import wong_kolter
 from robust_tf.attacks import pgd
 from robust_tf.experiments import settings
 
@@ -99,6 +100,15 @@ resnet.resnet_50:
 residual.wide_resnet:
     channels = (4, 8, 8)
     stem = 4
+    linear_size = 8
+wong_kolter.wong_kolter_large:
+    filters = (2, 3)
+    linear_size = 8
+wong_kolter.wong_kolter_residual:
+    stem = 2
+    linear_size = 8
+wong_kolter.wong_kolter_small:
+    filters = (2, 3)
     linear_size = 8
 """
 # Members of families have values of their own.
@@ -311,7 +321,9 @@ def test_experiments_train(launch, random_data, tmp_path, name):
     tiny = f"--gin_file={tmp_path / 'tiny.gin'}"
     given = files_left_open(f"experiments/{name}")
     assert launch(f"--gin_file={path}", tiny, *given) is None
-    assert_trained(tmp_path)
+    is_cascade = (tmp_path / "cascade.json").is_file()
+    assert is_cascade == ("cascade.Cascade" in path.read_text())
+    assert_trained(tmp_path / "stage_1" if is_cascade else tmp_path)
 
 
 @pytest.mark.slow
