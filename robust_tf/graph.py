@@ -34,6 +34,8 @@ class Choices:
         lower_slopes: slopes of single layers by name, instead of `relaxation`:
             `[batch, *shape]`, or `[batch, rows, *shape]` with slopes of their own for
             each row.
+        shares: lines of single smooth activations by name, instead of their own: two
+            of the same shapes, see `layers.activations.Smooth`.
         moments: statistics of the clean batch by layer name; where a
             BatchNormalization is missing, its moving statistics are used.
         multipliers: of constraints `s * z >= 0` on the values of an edge, by its
@@ -45,6 +47,9 @@ class Choices:
 
     relaxation: str = "adaptive"
     lower_slopes: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    shares: Mapping[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(
+        default_factory=dict
+    )
     moments: Mapping[str, Moments] = dataclasses.field(default_factory=dict)
     multipliers: Mapping[int, tf.Tensor] = dataclasses.field(default_factory=dict)
     rounding: Rounding | None = None
@@ -57,6 +62,8 @@ class Choices:
 
     def for_backward(self, layer: BoundLayer) -> dict:
         """Keyword arguments for the backward rules."""
+        if layer.name in self.shares:
+            return {"shares": self.shares[layer.name]}
         if not layer.has_lower_slope:
             return self.for_interval(layer)
         if layer.name in self.lower_slopes:

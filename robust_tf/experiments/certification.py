@@ -209,15 +209,7 @@ def _indices(images, examples, skip, most) -> range:
         raise InputError(
             f"`--skip` must be a whole number of at least 1. Received: {skip!r}"
         )
-    available = len(images) - examples.start
-    count = available if examples.count is None else examples.count
-    if not (examples.start >= 0 and 0 < count <= available):
-        raise InputError(
-            f"Data set '{images.name}' ({images.split}) has {len(images)} examples. "
-            f"Received: start {examples.start}, count {count}. Lower `start` or "
-            "`count`."
-        )
-    found = range(examples.start, examples.start + count, skip)
+    found = examples.indices_in(images)[::skip]
     return found if most is None else found[:most]
 
 

@@ -178,13 +178,6 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def count_of(examples: Examples, images: datasets.ImageDataset) -> int:
-    """Returns how many of the images are measured."""
-    if examples.count is None:
-        return len(images) - examples.start
-    return examples.count
-
-
 def members_of(path) -> list:
     """Returns the run folders of the family in a folder, or the path alone.
 
@@ -263,7 +256,7 @@ def _record(path, model, images, threat, examples, bounds, attack, seed, strateg
     batches = datasets.evaluation_batches(
         images, examples.batch_size, examples.start, examples.count
     )
-    with progress_bar(str(path), count_of(examples, images)) as progress:
+    with progress_bar(str(path), len(examples.indices_in(images))) as progress:
         accuracy = measure(
             model,
             batches,
@@ -303,11 +296,12 @@ def _loaded_cascade(path, images):
 def _cascade_record(path, kept, stages, images, threat, examples, memory_budget_mb):
     """What one row tells of a cascade; `kept` is what its training has recorded."""
     begun = time.perf_counter()
-    start, count = examples.start, count_of(examples, images)
-    predictions = []
+    indices, predictions = examples.indices_in(images), []
     for folder, model in stages:
-        batches = datasets.evaluation_batches(images, examples.batch_size, start, count)
-        with progress_bar(str(folder), count) as progress:
+        batches = datasets.evaluation_batches(
+            images, examples.batch_size, examples.start, examples.count
+        )
+        with progress_bar(str(folder), len(indices)) as progress:
             predictions.append(
                 cascade_decisions.predict(
                     model,
@@ -319,7 +313,7 @@ def _cascade_record(path, kept, stages, images, threat, examples, memory_budget_
                     progress=progress,
                 )
             )
-    found = cascade_decisions.summary(predictions, images.labels[start : start + count])
+    found = cascade_decisions.summary(predictions, images.labels[list(indices)])
     found["stages"] = [
         {"name": trained["name"], "trained_on": trained["examples"]} | stage
         for trained, stage in zip(kept["trained"], found["stages"], strict=True)
@@ -328,7 +322,7 @@ def _cascade_record(path, kept, stages, images, threat, examples, memory_budget_
         "name": str(path),
         "dataset": images.name,
         "split": examples.split,
-        "start": start,
+        "start": examples.start,
         "architecture": stages[0][1].name,
         "method": kept["method"],
         "relaxation": kept["relaxation"],

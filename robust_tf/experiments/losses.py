@@ -148,7 +148,7 @@ class _Measurement:
         self, label, model: keras.Model, examples: Examples, shares, with_crown=True
     ) -> Outcomes:
         batches = self.batches(examples)  # Refuses indices out of range.
-        total = evaluate.count_of(examples, self.images)
+        total = len(examples.indices_in(self.images))
         with evaluate.progress_bar(str(label), total) as progress:
             return survey.survey(
                 model,

@@ -108,13 +108,11 @@ class _Pictures:
     examples: Examples
 
     def __post_init__(self):
-        of = self.examples  # Indices out of range are refused:
-        datasets.evaluation_batches(self.images, of.batch_size, of.start, of.count)
+        self.examples.indices_in(self.images)  # Refused out of range.
 
     @property
     def indices(self) -> np.ndarray:
-        count = evaluate.count_of(self.examples, self.images)
-        return self.examples.start + np.arange(count)
+        return np.asarray(self.examples.indices_in(self.images))
 
     def regions(self, out, points, resolution):
         plane = Plane.through(self.images.floats(np.asarray(points)))

@@ -24,13 +24,13 @@ from robust_tf.experiments import verification_records
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Exact
 from robust_tf.experiments.settings import Examples
+from robust_tf.experiments.verification_summary import Outcome
 from robust_tf.graph import BoundGraph
 from robust_tf.propagation.linear_regions import LinearRegions
 from robust_tf.regions import Threat
 from robust_tf.verification.radii import certified_radii
 from robust_tf.verification.region_radii import region_radii
 from robust_tf.verification.result import ContradictionError
-from robust_tf.verification.result import Verdict
 
 RESULT = "robust_error.json"
 POINTS = "robust_error.mat"
@@ -164,9 +164,7 @@ def measure(
     records = verification_records.newest(
         verification_records.read_records(workdir), where
     )
-    count = len(images) - examples.start if examples.count is None else examples.count
-    wanted = range(examples.start, examples.start + count)
-    records = {index: records[index] for index in wanted}
+    records = {index: records[index] for index in examples.indices_in(images)}
     distances = _distances(workdir, model, images, threat, exact, records)
     points = _points(records, distances)
     points.check(threat.epsilon)
@@ -263,19 +261,17 @@ def _points(records: Mapping[int, Mapping], distances: Mapping[int, Mapping]) ->
         values = [distances[index][name] for index in records]
         return np.array([np.nan if one is None else one for one in values], "float64")
 
-    is_broken = np.array([row["verdict"] == Verdict.FALSIFIED for row in rows])
-    is_wrong = np.array([row["prediction"] != row["label"] for row in rows])
+    outcomes = [Outcome.of(row) for row in rows]
+    is_clean = np.array([one.is_clean for one in outcomes])
+    is_falsified = np.array([one.is_falsified for one in outcomes])
     by_attack = np.array([row["method"] in _BY_ATTACK for row in rows])
     return Points(
         index=np.array(list(records)),
-        is_clean=~(
-            is_wrong
-            | (is_broken & np.array([row["method"] == "clean" for row in rows]))
-        ),
-        is_attacked=is_wrong | (is_broken & by_attack),
-        is_broken=is_wrong | is_broken,
-        is_robust=np.array([row["verdict"] == Verdict.VERIFIED for row in rows]),
-        has_tolerance=np.array([row.get("claim") == "tolerance" for row in rows]),
+        is_clean=is_clean,
+        is_attacked=~is_clean | (is_falsified & by_attack),
+        is_broken=~is_clean | is_falsified,
+        is_robust=np.array([one.is_verified for one in outcomes]),
+        has_tolerance=np.array([one.has_tolerance for one in outcomes]),
         convex_distance=known("convex"),
         region_distance=known("region"),
         seconds=np.array([row["seconds"] for row in rows], "float64"),

@@ -182,6 +182,22 @@ class Examples:
     count: int | None = None
     batch_size: int = 200
 
+    def indices_in(self, images: datasets.ImageDataset) -> range:
+        """Returns the indices of the examples in a data set, of at least one.
+
+        Raises:
+            InputError: where the data set does not hold them all.
+        """
+        available = len(images) - self.start
+        count = available if self.count is None else self.count
+        if self.start < 0 or not 0 < count <= available:
+            raise InputError(
+                f"Data set '{images.name}' ({images.split}) has {len(images)} "
+                f"examples. Received: start {self.start}, count {count}. Lower "
+                "`start` or `count`."
+            )
+        return range(self.start, self.start + count)
+
 
 @dataclasses.dataclass(frozen=True)
 class Certification:

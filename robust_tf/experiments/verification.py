@@ -247,15 +247,8 @@ def _fresh(blocks, known: Mapping) -> Iterator[_Job]:
 
 def _blocks(images, examples, batch_size, shard) -> list[range]:
     """The indices, in blocks that begin at multiples of their size."""
-    available = len(images) - examples.start
-    count = available if examples.count is None else examples.count
-    if examples.start < 0 or not 0 < count <= available:
-        raise InputError(
-            f"Data set '{images.name}' ({images.split}) has {len(images)} examples. "
-            f"Received: start {examples.start}, count {count}. Lower `start` or "
-            "`count`."
-        )
-    start, stop = examples.start, examples.start + count
+    indices = examples.indices_in(images)
+    start, stop = indices.start, indices.stop
     first = start - start % batch_size
     blocks = [
         range(max(one, start), min(one + batch_size, stop))
@@ -267,22 +260,21 @@ def _blocks(images, examples, batch_size, shard) -> list[range]:
     if not 1 <= number <= of or of > len(blocks):
         raise InputError(
             f"`--shard` must be NUMBER/COUNT, from 1/{len(blocks)} to {len(blocks)}/"
-            f"{len(blocks)} at most: {count} examples make {len(blocks)} block(s) of "
-            f"`plan.batch_size` {batch_size}. Received: {number}/{of}. Take fewer "
-            "shards, or smaller blocks."
+            f"{len(blocks)} at most: {len(indices)} examples make {len(blocks)} "
+            f"block(s) of `plan.batch_size` {batch_size}. Received: {number}/{of}. "
+            "Take fewer shards, or smaller blocks."
         )
     ends = [len(blocks) * end // of for end in (number - 1, number)]
     return blocks[slice(*ends)]
 
 
 def _setting(classifier: Classifier, images, threat, examples, plan, seed, shard):
-    count = len(images) - examples.start if examples.count is None else examples.count
     return records.Setting(
         model=classifier.name,
         dataset=images.name,
         split=examples.split,
         start=examples.start,
-        stop=examples.start + count,
+        stop=examples.indices_in(images).stop,
         shard=None if shard is None else f"{shard[0]}/{shard[1]}",
         stages=tuple(stage.name for stage in plan.stages),
         configuration={

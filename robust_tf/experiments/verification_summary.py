@@ -14,8 +14,15 @@ _CLEAN = "clean"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Flags:
-    """What one record counts for."""
+class Outcome:
+    """What one record counts for.
+
+    Attributes:
+        is_clean: the prediction is right; a tie with another class is not.
+        is_verified: it is proved.
+        is_falsified: there is a counterexample, the input itself perhaps.
+        has_tolerance: the proof rests on a solver's tolerance.
+    """
 
     is_clean: bool
     is_verified: bool
@@ -23,11 +30,11 @@ class _Flags:
     has_tolerance: bool
 
     @classmethod
-    def of(cls, record: Mapping) -> "_Flags":
+    def of(cls, record: Mapping) -> "Outcome":
+        """Returns what a line of the records counts for."""
         verdict, is_by_clean = record["verdict"], record["method"] == _CLEAN
         is_falsified = verdict == Verdict.FALSIFIED
         return cls(
-            # A tie of the label's logit with another one is no right prediction.
             record["prediction"] == record["label"]
             and not (is_falsified and is_by_clean),
             verdict == Verdict.VERIFIED,
@@ -85,7 +92,7 @@ def check_consistency(records: Mapping[int, Mapping]) -> None:
         InputError: naming the first example that does not fit.
     """
     for index, record in records.items():
-        flag = _Flags.of(record)
+        flag = Outcome.of(record)
         is_decided = flag.is_verified or flag.is_falsified
         rules = {
             "is verified, but classified as another class": flag.is_clean
@@ -111,7 +118,7 @@ def check_consistency(records: Mapping[int, Mapping]) -> None:
 
 def _results(setting, records) -> dict:
     """Counts of verdicts, accuracies, and what they rest on."""
-    flags = {index: _Flags.of(record) for index, record in records.items()}
+    flags = {index: Outcome.of(record) for index, record in records.items()}
     count = len(records)
     proved = [i for i, flag in flags.items() if flag.is_verified]
     sound = [i for i in proved if not flags[i].has_tolerance]

@@ -8,6 +8,7 @@ from robust_tf.bounds import IntervalBound
 from robust_tf.errors import InputError
 from robust_tf.layers.base import ElementwiseLayer
 from robust_tf.layers.base import Relaxation
+from robust_tf.layers.base import split_signs
 
 # Lower slopes of the unstable neurons of piecewise linear activations.
 RELAXATIONS = ("adaptive", "same-slope", "zero-lb", "one-lb")
@@ -133,14 +134,17 @@ class LeakyReLU(_TwoPieces, keras.layers.LeakyReLU):
         return tf.nn.leaky_relu(values, self._leak)
 
 
-class _Smooth(ElementwiseLayer):
+class Smooth(ElementwiseLayer):
     """An increasing function between two lines of chosen slopes.
 
     Any slope serves: the intercepts are the exact minimum and maximum of
     `f(z) - slope * z` over `[l, u]`, taken over the ends and all points where its
     derivative can vanish. So the lines hold, whatever the slopes; those only decide
     how tight they are. A subclass states the function, its derivative, the points
-    and the slopes.
+    and the slopes; a search may give others, as `shares`: where the slopes of the
+    lower and of the upper line lie between the least slope of the curve over `[l, u]`,
+    0, and the greatest, 1. A bound is a concave function of the slopes of the last
+    such layer, which it is not of points where lines touch.
     """
 
     def propagate_interval(self, inputs: IntervalBound) -> IntervalBound:
@@ -149,15 +153,58 @@ class _Smooth(ElementwiseLayer):
     def function_error(self, dtype):
         return _FUNCTION_ERROR[dtype]
 
-    def relax(self, inputs):
+    def relax(self, inputs, shares=None):
         low, high = inputs.lower, inputs.upper
-        lower_slope, upper_slope = self._slopes(low, high)
+        if shares is None:
+            slopes = self._slopes(low, high)
+        else:
+            least, most = self._range(low, high)
+            if shares[0].shape.rank > low.shape.rank:  # Lines of their own by row.
+                low, high, least, most = (
+                    tf.expand_dims(part, 1) for part in (low, high, least, most)
+                )
+            slopes = (
+                least + tf.clip_by_value(share, 0.0, 1.0) * (most - least)
+                for share in shares
+            )
+        lower_slope, upper_slope = slopes
         return Relaxation(
             lower_slope,
             self._extreme(lower_slope, low, high, tf.minimum),
             upper_slope,
             self._extreme(upper_slope, low, high, tf.maximum),
         )
+
+    def propagate_linear_backward(self, coefficients, inputs, shares=None):
+        lines = self.relax(inputs, shares)
+        if lines.lower_slope.shape.rank < coefficients.shape.rank:
+            pulled, constant = lines.pull_back(coefficients)
+            return (pulled,), constant
+        positive, negative = split_signs(coefficients)
+        pulled = positive * lines.lower_slope + negative * lines.upper_slope
+        constant = positive * lines.lower_intercept + negative * lines.upper_intercept
+        return (pulled,), tf.reduce_sum(constant, list(range(2, constant.shape.rank)))
+
+    def shares(self, inputs: IntervalBound) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the shares that give the layer's own lines, `[batch, *shape]` each.
+
+        Args:
+            inputs: bounds on the input, `[batch, *shape]`.
+        """
+        least, most = self._range(inputs.lower, inputs.upper)
+        width = most - least
+        width = tf.where(width > 0.0, width, 1.0)
+        lower, upper = (
+            tf.clip_by_value((slope - least) / width, 0.0, 1.0)
+            for slope in self._slopes(inputs.lower, inputs.upper)
+        )
+        return lower, upper
+
+    def _range(self, low, high):
+        """The least and the greatest slope, for curves steepest at an end or at 0."""
+        ends = self._derivative(low), self._derivative(high)
+        nearest = self._derivative(tf.maximum(low, tf.minimum(high, 0.0)))
+        return tf.minimum(*ends), tf.maximum(nearest, tf.maximum(*ends))
 
     def _extreme(self, slope, low, high, choose):
         extreme = choose(
@@ -177,14 +224,14 @@ class _Smooth(ElementwiseLayer):
         return tf.where(is_wide, safe, self._derivative((low + high) / 2))
 
 
-class _Convex(_Smooth):
+class _Convex(Smooth):
     """Convex: the tangent in the middle below, the chord above."""
 
     def _slopes(self, low, high):
         return self._derivative((low + high) / 2), self._chord(low, high)
 
 
-class _Sigmoidal(_Smooth):
+class _Sigmoidal(Smooth):
     """Convex below 0, concave above, symmetric about its value at 0.
 
     Chord and tangent as in arXiv:1811.00866, section 3.3: where the interval holds
@@ -306,6 +353,12 @@ class ELU(_Convex, keras.layers.ELU):
     def _derivative(self, values):
         below = self._alpha * tf.exp(tf.minimum(values, 0.0))
         return tf.where(values >= 0.0, tf.ones_like(values), below)
+
+    def _range(self, low, high):
+        least, most = super()._range(low, high)
+        # Just below 0 the slope is alpha.
+        has_kink = (low < 0.0) & (high >= 0.0)
+        return least, tf.where(has_kink, tf.maximum(most, self._alpha), most)
 
     def _stationary(self, slope):
         kink = tf.zeros_like(slope)

@@ -1,4 +1,4 @@
-"""alpha-CROWN (arXiv:2011.13824): lower slopes searched for the tightest bounds."""
+"""alpha-CROWN (arXiv:2011.13824): slopes searched for the tightest bounds."""
 
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from robust_tf.propagation.crown import crown_bounds
 from robust_tf.propagation.crown import crown_margins
 from robust_tf.propagation.crown import searched_edges
 from robust_tf.propagation.slopes import Neurons
+from robust_tf.propagation.slopes import SmoothLines
 from robust_tf.regions import Region
 
 _MODES = ("output", "joint", "each")
@@ -28,20 +29,34 @@ _WIDENED = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Slopes:
-    """Lower slopes that a search found; any value is valid, so they can be re-used.
+    """Slopes that a search found; any value is valid, so they can be re-used.
 
     Attributes:
-        rows: for the rows over the logits, `[batch, rows, neurons]`.
-        by_edge: for the lower and the upper ends of intermediate bounds, two
+        rows: lower slopes of `Neurons` for the rows over the logits, `[batch, rows,
+            neurons]`.
+        by_edge: the same for the lower and the upper ends of intermediate bounds, two
             `[batch, neurons before the edge]` (or with an axis of the edge's own
             neurons in between); empty where those are CROWN's own.
+        shares: of `SmoothLines` for the rows over the logits, `[batch, rows, lines]`.
+        shares_by_edge: for intermediate bounds, two `[batch, lines before the edge]`.
     """
 
     rows: tf.Tensor
     by_edge: dict[int, tuple[tf.Tensor, tf.Tensor]]
+    shares: tf.Tensor
+    shares_by_edge: dict[int, tuple[tf.Tensor, tf.Tensor]]
+
+    def choices(self, graph: BoundGraph, rounding=None) -> Choices:
+        """Returns the choices for backward passes of the rows over the logits.
+
+        Args:
+            graph: the classifier.
+            rounding: of the pass.
+        """
+        return _Free.of(graph).choices(self.rows, self.shares, rounding)
 
     def __tf_flatten__(self):  # Lets tf.function carry it.
-        return (), (self.rows, self.by_edge)
+        return (), (self.rows, self.by_edge, self.shares, self.shares_by_edge)
 
     @classmethod
     def __tf_unflatten__(cls, metadata, components):
@@ -50,7 +65,7 @@ class Slopes:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaCrown:
-    """A search for lower slopes.
+    """A search for lower slopes of ReLUs, and of both lines of smooth activations.
 
     Attributes:
         mode: what is searched. "output": slopes of the rows over the logits, with
@@ -60,10 +75,11 @@ class AlphaCrown:
             each intermediate bound for its own width, layer by layer, then those of
             the output.
         ascent: how long they are searched.
-        rate: of the first step, on slopes between 0 and 1.
+        rate: of the first step, on slopes (or shares, `SmoothLines`) between 0 and 1.
         memory_budget_mb: for the coefficients of a chunk of rows; and for slopes of
             each intermediate neuron's own. Where those would take more, and in windows,
-            the neurons of an edge share them.
+            the neurons of an edge share them; they always share lines of smooth
+            activations.
 
     Raises:
         InputError: for an unknown mode, or a rate that is not above 0.
@@ -103,33 +119,39 @@ class AlphaCrown:
             Lower bounds, `[batch, rows]`; intervals of all edges, at least as tight as
             the given ones; and the slopes.
         """
-        by_edge = {}
+        by_edge, shares_by_edge = {}, {}
         if self.mode == "each":
-            bounds, by_edge = self._search_each(graph, region, bounds)
-        neurons, count = Neurons.of(graph), rows.shape[1]
+            found = self._search_each(graph, region, bounds)
+            bounds, by_edge, shares_by_edge = found
+        free, count = _Free.of(graph), rows.shape[1]
         batch = region.shape[0] or tf.shape(region.box.lower)[0]
 
-        def margins_of(slopes, bounds):
-            choices = neurons.choices(slopes) if neurons.total else Choices()
+        def margins_of(values, bounds):
+            choices = free.choices(*values)
             margins = crown_margins(graph, region, bounds, rows, choices)
             margins = tf.broadcast_to(margins, [batch, count])
             return margins if thresholds is None else margins - thresholds
 
-        if not neurons.total:
-            none = tf.zeros([batch, count, 0], region.dtype)
-            return margins_of(none, bounds), bounds, Slopes(none, {})
-        start = tf.tile(neurons.adaptive(bounds)[:, None], [1, count, 1])
-        parameters = [Parameter(start, self.rate, neurons.project, by_row=True)]
+        start = [
+            tf.tile(values[:, None], [1, count, 1]) for values in free.start(bounds)
+        ]
+        if not free.total:
+            slopes = Slopes(start[0], {}, start[1], {})
+            return margins_of(start, bounds), bounds, slopes
+        parameters = [
+            Parameter(values, self.rate, project, by_row=True)
+            for values, project in zip(start, free.projections, strict=True)
+        ]
         if self.mode == "joint":
             found = self._search_jointly(
                 graph, region, bounds, parameters, margins_of, target
             )
             margins, bounds, slopes = found
             return tf.maximum(margins, margins_of(start, bounds)), bounds, slopes
-        margins, (slopes,), _ = self.ascent.maximise(
-            lambda values: (margins_of(*values, bounds), []), parameters, target
+        margins, (slopes, shares), _ = self.ascent.maximise(
+            lambda values: (margins_of(values, bounds), []), parameters, target
         )
-        return margins, bounds, Slopes(slopes, by_edge)
+        return margins, bounds, Slopes(slopes, by_edge, shares, shares_by_edge)
 
     def _search_jointly(self, graph, region, bounds, parameters, margins_of, target):
         """Margins, intervals and slopes, all for the margins."""
@@ -142,28 +164,29 @@ class AlphaCrown:
         wider = {edge: _widened(bounds[edge]) for edge in bounds}
 
         def evaluate(values):
-            pairs = _pairs(edges, values[1:])
+            slopes, shares = _by_edge(edges, values[2:])
             inner = intermediate_bounds(
-                graph, region, wider, pairs, self.memory_budget_mb
+                graph, region, wider, slopes, self.memory_budget_mb, shares=shares
             )
             further = [end for edge in edges for end in _ends(inner[edge])]
-            return margins_of(values[0], inner), further
+            return margins_of(values[:2], inner), further
 
         margins, values, further = self.ascent.maximise(evaluate, parameters, target)
         tighter = dict(zip(edges, _intervals(further), strict=True))
         bounds = _completed(graph, bounds, tighter)
-        return margins, bounds, Slopes(values[0], dict(_pairs(edges, values[1:])))
+        by_edge, shares_by_edge = _by_edge(edges, values[2:])
+        return margins, bounds, Slopes(values[0], by_edge, values[1], shares_by_edge)
 
     def _search_each(self, graph, region, bounds):
-        """Tighter intervals, and the slopes of each edge."""
-        slopes, tighter = {}, {}
+        """Tighter intervals; slopes and shares by edge."""
+        edges, searched, tighter = [], [], {}
         for edge in searched_edges(graph):
             parameters = self._of_edge(graph, edge, bounds, region)
             if not parameters:
                 continue
 
             def evaluate(values, edge=edge, bounds=bounds):
-                pair = _choices_of(graph, edge, values)
+                pair = _pair_of(_Free.of(graph, edge), *_by_end(values))
                 found = backward_interval(
                     graph, edge, region, bounds, pair, self.memory_budget_mb
                 )
@@ -173,25 +196,30 @@ class AlphaCrown:
                 return tf.concat(list(flat), -1), []
 
             best, values, _ = self.ascent.maximise(evaluate, parameters)
-            slopes[edge] = tuple(values)
+            edges.append(edge)
+            searched += values
             (interval,) = _intervals(tf.split(best, 2, -1))
             shape = [-1, *graph.shapes[edge]]
             tighter[edge] = interval.map(functools.partial(tf.reshape, shape=shape))
             bounds = _completed(graph, bounds, tighter)
-        return bounds, slopes
+        return bounds, *_by_edge(edges, searched)
 
     def _of_edge(self, graph, edge, bounds, region) -> list[Parameter]:
-        """The slopes for the lower and for the upper ends of an edge's bounds."""
-        neurons = Neurons.of(graph, edge)
-        if not neurons.total:
+        """Slopes for the lower and for the upper ends of its bounds; then shares."""
+        free = _Free.of(graph, edge)
+        if not free.total:
             return []
-        start = neurons.adaptive(bounds)
+        slopes, shares = free.start(bounds)
         size, batch = _size(graph, edge), region.shape[0] or 1
         is_dense = len(graph.shapes[edge]) == 1
-        bytes_each = size * neurons.total * region.dtype.size * batch
+        bytes_each = size * free.neurons.total * region.dtype.size * batch
         if is_dense and 16 * bytes_each <= self.memory_budget_mb * 2**20:
-            start = tf.tile(start[:, None], [1, size, 1])
-        return [Parameter(start, self.rate, neurons.project) for _ in range(2)]
+            slopes = tf.tile(slopes[:, None], [1, size, 1])
+        return [
+            Parameter(start, self.rate, project)
+            for start, project in zip((slopes, shares), free.projections, strict=True)
+            for _ in range(2)
+        ]
 
 
 def intermediate_bounds(
@@ -201,6 +229,7 @@ def intermediate_bounds(
     slopes: dict[int, tuple[tf.Tensor, tf.Tensor]],
     memory_budget_mb: float = DEFAULT_MEMORY_BUDGET_MB,
     rounding=None,
+    shares: dict[int, tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> dict[int, IntervalBound]:
     """Returns CROWN's intervals of all edges by given slopes, none wider than known.
 
@@ -211,10 +240,13 @@ def intermediate_bounds(
         slopes: as `Slopes.by_edge`.
         memory_budget_mb: for the coefficients of one chunk of rows, in MiB.
         rounding: of the pass.
+        shares: as `Slopes.shares_by_edge`, of the same edges; without them smooth
+            activations have their own lines.
     """
-    by_edge = {
-        edge: _choices_of(graph, edge, pair, rounding) for edge, pair in slopes.items()
-    }
+    by_edge = {}
+    for edge, pair in slopes.items():
+        of_lines = (None, None) if shares is None else shares[edge]
+        by_edge[edge] = _pair_of(_Free.of(graph, edge), pair, of_lines, rounding)
     return crown_bounds(
         graph,
         region,
@@ -225,9 +257,41 @@ def intermediate_bounds(
     )
 
 
-def _choices_of(graph, edge, slopes, rounding=None) -> tuple[Choices, Choices]:
-    neurons = Neurons.of(graph, edge)
-    lower, upper = (neurons.choices(one, rounding=rounding) for one in slopes)
+@dataclasses.dataclass(frozen=True)
+class _Free:
+    """All that is free in a classifier, or in its part before an edge."""
+
+    neurons: Neurons
+    lines: SmoothLines
+
+    @classmethod
+    def of(cls, graph, before=None):
+        return cls(Neurons.of(graph, before), SmoothLines.of(graph, before))
+
+    @property
+    def total(self) -> int:
+        return self.neurons.total + self.lines.total
+
+    @property
+    def projections(self):
+        return self.neurons.project, self.lines.project
+
+    def start(self, bounds):
+        """CROWN's own slopes and shares, `[batch, neurons]` and `[batch, lines]`."""
+        return self.neurons.adaptive(bounds), self.lines.own(bounds)
+
+    def choices(self, slopes, shares, rounding=None) -> Choices:
+        choices = self.neurons.choices(slopes, rounding=rounding)
+        if shares is None:
+            return choices
+        return dataclasses.replace(choices, shares=self.lines.by_layer(shares))
+
+
+def _pair_of(free, slopes, shares, rounding=None) -> tuple[Choices, Choices]:
+    """For the lower and the upper ends of an edge's bounds."""
+    lower, upper = (
+        free.choices(*one, rounding) for one in zip(slopes, shares, strict=True)
+    )
     return lower, upper
 
 
@@ -247,9 +311,17 @@ def _widened(bound):
     return IntervalBound(bound.lower - margin, bound.upper + margin)
 
 
-def _pairs(edges, values):
-    pairs = zip(values[::2], values[1::2], strict=True)
-    return dict(zip(edges, pairs, strict=True))
+def _by_edge(edges, values):
+    """What `_of_edge` made edge after edge: slopes by edge, and shares by edge."""
+    slopes, shares = {}, {}
+    for place, edge in enumerate(edges):
+        slopes[edge], shares[edge] = _by_end(values[4 * place : 4 * place + 4])
+    return slopes, shares
+
+
+def _by_end(values):
+    """Slopes for both ends, and shares."""
+    return tuple(values[:2]), tuple(values[2:])
 
 
 def _ends(bound):

@@ -1,4 +1,4 @@
-"""Neurons whose lower slope is free, on one flat axis."""
+"""What is free in the lines around activations, on flat axes."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ from robust_tf.bounds import flatten_from
 from robust_tf.bounds import leading_sizes
 from robust_tf.graph import BoundGraph
 from robust_tf.graph import Choices
+from robust_tf.layers.activations import Smooth
 from robust_tf.rounding import Rounding
 
 
@@ -57,12 +58,8 @@ class Neurons:
 
     def split(self, flat: tf.Tensor) -> dict[int, tf.Tensor]:
         """Returns `[..., total]` as `[..., *shape]` by edge."""
-        leading = leading_sizes(flat, flat.shape.rank - 1)
-        parts = tf.split(flat, self.sizes, -1)
-        return {
-            edge: tf.reshape(part, [*leading, *shape])
-            for edge, shape, part in zip(self.edges, self.shapes, parts, strict=True)
-        }
+        parts = _split(flat, self.shapes)
+        return dict(zip(self.edges, parts, strict=True))
 
     def join(self, by_edge: dict[int, tf.Tensor], axis: int = 1) -> tf.Tensor:
         """Returns values by edge, whose shape begins at `axis`, as `[..., total]`."""
@@ -71,6 +68,8 @@ class Neurons:
 
     def interval(self, bounds: dict[int, IntervalBound]) -> IntervalBound:
         """Returns the bounds of all neurons, `[batch, total]`."""
+        if not self.edges:
+            return bounds[0].map(lambda end: flatten_from(end, 1)[:, :0])
         return IntervalBound(
             self.join({edge: bounds[edge].lower for edge in self.edges}),
             self.join({edge: bounds[edge].upper for edge in self.edges}),
@@ -78,10 +77,9 @@ class Neurons:
 
     def least(self, dtype) -> tf.Tensor:
         """Returns the least valid slopes, `[total]`."""
-        parts = [
-            tf.fill([size], tf.constant(leak, dtype))
-            for size, leak in zip(self.sizes, self.leaks, strict=True)
-        ]
+        parts = [tf.zeros([0], dtype)]  # Without any neurons.
+        for size, leak in zip(self.sizes, self.leaks, strict=True):
+            parts.append(tf.fill([size], tf.constant(leak, dtype)))
         return tf.concat(parts, 0)
 
     def adaptive(self, bounds: dict[int, IntervalBound]) -> tf.Tensor:
@@ -115,3 +113,69 @@ class Neurons:
         }
         signed = {} if multipliers is None else self.split(multipliers)
         return Choices(lower_slopes=by_layer, multipliers=signed, rounding=rounding)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothLines:
+    """The lines around smooth activations, by `Smooth.shares`, on one flat axis.
+
+    Attributes:
+        layers: the activations.
+        edges: inputs of those.
+        shapes: of the edges; the flat axis has each twice, lower lines first.
+    """
+
+    layers: tuple[Smooth, ...]
+    edges: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, graph: BoundGraph, before: int | None = None) -> "SmoothLines":
+        """Returns the lines of a classifier, or of its part before an edge."""
+        nodes = [
+            node
+            for node in graph.nodes
+            if isinstance(node.layer, Smooth)
+            and (before is None or node.output <= before)
+        ]
+        edges = tuple(node.inputs[0] for node in nodes)
+        return cls(
+            tuple(node.layer for node in nodes),
+            edges,
+            tuple(graph.shapes[edge] for edge in edges),
+        )
+
+    @property
+    def total(self) -> int:
+        """How many lines there are."""
+        return 2 * sum(math.prod(shape) for shape in self.shapes)
+
+    def own(self, bounds: dict[int, IntervalBound]) -> tf.Tensor:
+        """Returns the shares of the layers' own lines, `[batch, total]`."""
+        parts = [flatten_from(bounds[0].lower, 1)[:, :0]]  # Without any lines.
+        for layer, edge in zip(self.layers, self.edges, strict=True):
+            parts += [flatten_from(share, 1) for share in layer.shares(bounds[edge])]
+        return tf.concat(parts, -1)
+
+    def project(self, shares: tf.Tensor) -> tf.Tensor:
+        """Brings shares, `[..., total]`, into their range."""
+        return tf.clip_by_value(shares, 0.0, 1.0)
+
+    def by_layer(self, flat: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """Returns `[..., total]` as `Choices.shares`."""
+        parts = _split(flat, [shape for shape in self.shapes for _ in range(2)])
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        names = (layer.name for layer in self.layers)
+        return dict(zip(names, pairs, strict=True))
+
+
+def _split(flat, shapes):
+    """`[..., total]` as a list of `[..., *shape]`."""
+    if not shapes:
+        return []
+    leading = leading_sizes(flat, flat.shape.rank - 1)
+    parts = tf.split(flat, [math.prod(shape) for shape in shapes], -1)
+    return [
+        tf.reshape(part, [*leading, *shape])
+        for shape, part in zip(shapes, parts, strict=True)
+    ]

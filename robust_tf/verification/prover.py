@@ -182,17 +182,17 @@ class Prover:
         slopes = cast(slopes, DECIDING)
         if slopes.by_edge:
             rounding = self._opened(region)
-            by_edge = {
-                edge: tuple(Neurons.of(self.graph, edge).project(one) for one in pair)
-                for edge, pair in slopes.by_edge.items()
-            }
             bounds = intermediate_bounds(
-                self.graph, region, bounds, by_edge, self._memory_budget_mb, rounding
+                self.graph,
+                region,
+                bounds,
+                slopes.by_edge,
+                self._memory_budget_mb,
+                rounding,
+                slopes.shares_by_edge,
             )
             charges = rounding.charges
-        choices = self.neurons.choices(
-            self.neurons.project(slopes.rows), rounding=self.rounding(charges)
-        )
+        choices = slopes.choices(self.graph, self.rounding(charges))
         margins = self._best(region, unsafe, bounds, choices)
         return margins, bounds, charges
 

@@ -11,6 +11,7 @@ from robust_tf.attacks.pgd import PGD
 from robust_tf.attacks.projections import center_of
 from robust_tf.propagation.alpha_crown import AlphaCrown
 from robust_tf.propagation.ascent import Ascent
+from robust_tf.propagation.slopes import SmoothLines
 from robust_tf.verification.prover import SEARCHING
 from robust_tf.verification.prover import cast
 from robust_tf.verification.task import Task
@@ -141,7 +142,7 @@ class ConvexAdversarial(Crown):
 
 @dataclasses.dataclass(frozen=True)
 class AlphaCrownStage(Stage):
-    """Lower slopes searched in float32, and what they prove in float64.
+    """Slopes searched in float32, and what they prove in float64.
 
     Attributes:
         search: for the slopes.
@@ -151,7 +152,8 @@ class AlphaCrownStage(Stage):
     name = "alpha-crown"
 
     def applies(self, task):
-        return task.prover.neurons.total > 0
+        graph = task.prover.graph
+        return task.prover.neurons.total + SmoothLines.of(graph).total > 0
 
     def run(self, task, indices):
         bounds, charges = intervals(task, indices)

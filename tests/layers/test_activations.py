@@ -64,6 +64,7 @@ FUNCTIONS = {
     "relu": (layers.ReLU, {}, leaky(0.0)),
     "leaky_relu": (layers.LeakyReLU, {"negative_slope": 0.1}, leaky(0.1)),
 }
+SMOOTH = [name for name in FUNCTIONS if "relu" not in name]
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -87,27 +88,45 @@ def test_lines_hold_on_dense_grids(name, dtype):
     """Up to the rounding of `f(z)` and `slope * z`, of which intercepts are made."""
     kind, options, function = FUNCTIONS[name]
     layer = kind(dtype=dtype, **options)
-    low, high = intervals(dtype)
-    points = grid(low.astype("float64"), high.astype("float64"))
-    values = function(points)
     relaxations = RELAXATIONS if layer.has_lower_slope else (None,)
     for relaxation in relaxations:
         choices = {"relaxation": relaxation} if relaxation else {}
-        found = lines(layer, tf.constant(low), tf.constant(high), **choices)
-        slope, intercept, upper_slope, upper_intercept = (v[:, None] for v in found)
-        for sign, a, b in ((1, slope, intercept), (-1, upper_slope, upper_intercept)):
-            assert np.isfinite(a).all()
-            assert np.isfinite(b).all()
-            violation = (sign * (a * points + b - values)).max(1)
-            # Each is rounded a few times, by half a unit in the last place; what is
-            # below the least normal number is flushed to 0.
-            size = abs(values).max(1) + abs(a * points).max(1) + abs(b[:, 0])
-            allowed = 4 * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
-            worst = (violation / allowed).argmax()
-            assert (violation <= allowed).all(), (
-                f"[{low[worst]}, {high[worst]}], {sign=}: {violation[worst]:.3g}, "
-                f"{violation[worst] / allowed[worst]:.3g} of what rounding explains"
-            )
+        assert_lines_hold(layer, function, dtype, **choices)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@each_dtype
+def test_lines_of_any_shares_hold(name, dtype):
+    """So do those that no search would give."""
+    kind, options, function = FUNCTIONS[name]
+    random, shape = np.random.default_rng(0), (1, len(intervals(dtype)[0]))
+    for low, high in ((0.0, 1.0), (0.0, 1e-6), (1.0, 1.0), (-3.0, 7.0)):
+        shares = tuple(
+            tf.constant(random.uniform(low, high, shape), dtype) for _ in range(2)
+        )
+        layer = kind(dtype=dtype, **options)
+        assert_lines_hold(layer, function, dtype, shares=shares)
+
+
+def assert_lines_hold(layer, function, dtype, **choices):
+    low, high = intervals(dtype)
+    points = grid(low.astype("float64"), high.astype("float64"))
+    values = function(points)
+    found = lines(layer, tf.constant(low), tf.constant(high), **choices)
+    slope, intercept, upper_slope, upper_intercept = (v[:, None] for v in found)
+    for sign, a, b in ((1, slope, intercept), (-1, upper_slope, upper_intercept)):
+        assert np.isfinite(a).all()
+        assert np.isfinite(b).all()
+        violation = (sign * (a * points + b - values)).max(1)
+        # Each is rounded a few times, by half a unit in the last place; what is
+        # below the least normal number is flushed to 0.
+        size = abs(values).max(1) + abs(a * points).max(1) + abs(b[:, 0])
+        allowed = 4 * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
+        worst = (violation / allowed).argmax()
+        assert (violation <= allowed).all(), (
+            f"[{low[worst]}, {high[worst]}], {sign=}: {violation[worst]:.3g}, "
+            f"{violation[worst] / allowed[worst]:.3g} of what rounding explains"
+        )
 
 
 @each_function
@@ -170,6 +189,87 @@ def test_lines_run_through_the_ends(name):
     np.testing.assert_array_equal(touches, [[0, 1, 1, 0], [0, 1, 1, 1]])
     touches = np.abs(above) < 1e-3
     np.testing.assert_array_equal(touches, [[1, 0, 1, 1], [1, 0, 0, 1]])
+
+
+class TestShares:
+    """Slopes of both lines between the curve's least and greatest over the interval."""
+
+    def case(self, name, dtype="float64", least_width=0.0):
+        kind, options, _ = FUNCTIONS[name]
+        low, high = intervals(dtype)
+        is_wide = high - low >= least_width
+        box = IntervalBound(
+            tf.constant(low[None, is_wide]), tf.constant(high[None, is_wide])
+        )
+        return kind(dtype=dtype, **options), box
+
+    @pytest.mark.parametrize("name", SMOOTH)
+    def test_a_layers_own_lines_have_shares(self, name):
+        layer, box = self.case(name, least_width=1e-4)
+        own = lines(layer, box.lower[0], box.upper[0])
+        shares = layer.shares(box)
+        given = lines(layer, box.lower[0], box.upper[0], shares=shares)
+        for share in shares:
+            assert float(tf.reduce_min(share)) >= 0.0
+            assert float(tf.reduce_max(share)) <= 1.0
+        # A slope that rounding took out of the range (by 1e-16 of values over a
+        # width of 1e-4 at least) comes back into it.
+        reach = np.maximum(abs(box.lower[0]), abs(box.upper[0]))
+        for value, wanted in zip(given[::2], own[::2], strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-11)
+        for value, wanted in zip(given[1::2], own[1::2], strict=True):
+            assert (abs(value - wanted) <= 1e-11 * (1.0 + reach)).all()
+
+    @pytest.mark.parametrize(
+        ("name", "slopes"),
+        [
+            # Of the ends -1 and 2, and in between.
+            ("sigmoid", (sigmoid(2.0) * sigmoid(-2.0), 0.25)),
+            ("tanh", (1.0 - np.tanh(2.0) ** 2, 1.0)),
+            ("softplus", (sigmoid(-1.0), sigmoid(2.0))),
+            ("elu_half", (0.5 * np.exp(-1.0), 1.0)),
+            ("elu_two", (2.0 * np.exp(-1.0), 2.0)),
+        ],
+    )
+    def test_they_reach_from_the_least_slope_to_the_greatest(self, name, slopes):
+        kind, options, _ = FUNCTIONS[name]
+        low, high = (tf.constant([end], tf.float64) for end in (-1.0, 2.0))
+        zero, one = tf.zeros([1, 1], tf.float64), tf.ones([1, 1], tf.float64)
+        layer = kind(dtype="float64", **options)
+        for shares, wanted in (((zero, one), slopes), ((one, zero), slopes[::-1])):
+            lower, _, upper, _ = lines(layer, low, high, shares=shares)
+            np.testing.assert_allclose((lower[0], upper[0]), wanted, rtol=1e-14)
+
+    @pytest.mark.parametrize("name", SMOOTH)
+    def test_rows_with_lines_of_their_own(self, name):
+        layer, box = self.case(name)
+        random, size = np.random.default_rng(1), box.shape[1]
+        rows = tf.constant(random.normal(size=(1, 3, size)))
+        shares = [tf.constant(random.random((1, 3, size))) for _ in range(2)]
+        (pulled,), constant = layer.propagate_linear_backward(rows, box, shares)
+        for row in range(3):
+            (wanted,), offset = layer.propagate_linear_backward(
+                rows[:, row : row + 1], box, [share[:, row] for share in shares]
+            )
+            np.testing.assert_allclose(pulled[:, row], wanted[:, 0], rtol=1e-14)
+            np.testing.assert_allclose(constant[:, row], offset[:, 0], rtol=1e-12)
+
+    @pytest.mark.parametrize("name", SMOOTH)
+    @each_dtype
+    def test_gradients_are_finite(self, name, dtype):
+        """At the ends of the range, and for intervals without any width."""
+        layer, box = self.case(name, dtype)
+        low, high = box.lower, box.upper
+        for share in (0.0, 0.5, 1.0):
+            shares = [tf.fill(tf.shape(low), tf.constant(share, dtype))] * 2
+            with tf.GradientTape() as tape:
+                tape.watch((shares, low, high))
+                relaxation = layer.relax(IntervalBound(low, high), shares)
+                total = [relaxation.lower_intercept, relaxation.upper_intercept]
+            found = tape.gradient(total, (*shares, low, high))
+            for gradient in found:
+                assert np.isfinite(gradient).all()
+            assert float(tf.reduce_max(tf.abs(found[0]))) > 0.0
 
 
 class TestReLU:

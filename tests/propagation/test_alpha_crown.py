@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -202,8 +203,10 @@ class TestBatches:
         )
         np.testing.assert_allclose(moved, plain - limits, atol=1e-12)
 
-    def test_without_neurons_there_is_nothing_to_search(self):
-        graph = BoundGraph.from_model(networks.converted("smooth", dtype="float64"))
+    def test_without_activations_there_is_nothing_to_search(self):
+        inputs = keras.Input((5,), dtype="float64")
+        dense = rt.layers.Dense(3, dtype="float64")
+        graph = BoundGraph.from_model(keras.Model(inputs, dense(inputs)))
         region = rt.LpBall(np.full((2, 5), 0.5), 0.1)
         bounds = crown_bounds(graph, region, (Choices(),))
         rows = tf.eye(3, dtype=tf.float64)[None]
@@ -211,7 +214,7 @@ class TestBatches:
         crown = crown_margins(graph, region, bounds, rows, Choices())
         np.testing.assert_array_equal(found, crown)
         assert same is bounds
-        assert slopes.rows.shape == (2, 3, 0)
+        assert slopes.rows.shape == slopes.shares.shape == (2, 3, 0)
 
 
 class TestAscent:

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import robust_tf as rt
+from robust_tf import layers
 from robust_tf.errors import InputError
 from robust_tf.propagation.ascent import Ascent
 from robust_tf.verification import stages
@@ -143,6 +144,32 @@ def test_milp_keeps_to_what_it_can_do(model):
     region = rt.LpBall(np.full([1, 3], 0.5, "float32"), 0.4)
     result = only(rt.verify(smooth, region, [0], plan=rt.Plan((Milp(),))))
     assert result.verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(("name", "least_share"), [("tanh", 0.2), ("mixed", 0.05)])
+def test_lines_of_smooth_activations_prove_more(name, least_share):
+    """Of CROWN's distance to samples; found in float32, proved in float64."""
+    if name == "tanh":
+        model = verifying.mlp((3, 6, 6, 3), activation=layers.Tanh)
+    else:
+        model = verifying.mixed_activations()
+    region = rt.LpBall(np.full([1, 3], 0.5, "float32"), 0.4)
+    ladder = (stages.Interval(), stages.Crown(), stages.AlphaCrownStage())
+    lower = []
+    for count in (2, 3):  # No margin passes this threshold.
+        plan = rt.Plan(ladder[:count])
+        result = only(rt.verify(model, region, unsafe=below(50.0, 3), plan=plan))
+        assert result.verdict is Verdict.UNKNOWN
+        lower.append(result.lower_bound + 50.0)
+    crown, found = lower
+    outputs = verifying.outputs_of(model, verifying.samples(region, 4000, 0))
+    least = (outputs[:, 0] - outputs[:, 1]).min()
+    assert crown + least_share * (least - crown) < found <= least
+    unsafe = below((crown + found) / 2, 3)
+    result = only(rt.verify(model, region, unsafe=unsafe, plan=rt.Plan(ladder)))
+    assert result.verdict is VERIFIED
+    assert result.method == "alpha-crown"
+    assert result.claim is Claim.SOUND
 
 
 def test_no_point_falls_below_what_is_proved(bench):
