@@ -98,9 +98,10 @@ def compute_bounds(
             (arXiv:1811.00866: every intermediate bound by a backward pass),
             "alpha-crown" (arXiv:2011.13824: over CROWN's intermediate bounds, the lower
             slopes of unstable neurons, and both lines of smooth activations, are
-            searched for each end of each row, in 20 iterations) or "convex-adversarial" (arXiv:1711.00851: as "crown", with
-            "same-slope" alone and without the interval rule; the published bound over
-            a ball without `valid_range`; with exact norms, see `estimate_bounds`).
+            searched for each end of each row, in 20 iterations) or
+            "convex-adversarial" (arXiv:1711.00851: as "crown", with "same-slope" alone
+            and without the interval rule; the published bound over a ball without
+            `valid_range`; with exact norms, see `estimate_bounds`).
         specification: rows over the logits, `[batch, rows, classes]` (a leading 1
             shares them); None for the logits themselves.
         intermediate: whether to return the bounds of all layers too.
