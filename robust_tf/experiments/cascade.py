@@ -104,7 +104,7 @@ def train_stages(
 
     The same call goes on with what was interrupted. Stages that are done are not
     trained again. Which examples a stage is trained on is written before it is trained,
-    and `cascade.json` after each stage.
+    and `cascade.json` before the first stage and after each.
 
     Args:
         workdir: holds the run folders.
@@ -122,6 +122,8 @@ def train_stages(
     workdir = pathlib.Path(workdir)
     cascade, data, threat = _configured()
     record = cascade_folder.accepted(workdir, _record(cascade, data, threat))
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write(workdir, record)  # A first stage that is interrupted is known by it.
     while len(record["trained"]) < cascade.stages and record["left"] is None:
         number = len(record["trained"]) + 1
         count = _choose(workdir, cascade, data, threat, record["trained"])

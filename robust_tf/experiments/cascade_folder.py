@@ -57,7 +57,8 @@ def write(path, record: dict) -> None:
 def accepted(path, record: dict) -> dict:
     """Returns the record to go on with: a new one, or that of an interrupted training.
 
-    Writes nothing. The most stages there may be are those of the call.
+    Writes nothing. The most stages there may be are those of the call. A record of a
+    training that was refused, before any run began, is as good as none.
 
     Args:
         path: the folder of the cascade.
@@ -71,6 +72,8 @@ def accepted(path, record: dict) -> dict:
         _check_empty(path)
         return record
     before = read(path)
+    if not before["trained"] and not _runs_in(path):
+        return record
     _check_same(path, before["configuration"], record["configuration"])
     done = len(before["trained"])
     if record["stages"] < done:
@@ -144,6 +147,16 @@ def weights_digest(model: keras.Model) -> str:
 
 def _check_empty(path):
     """Raises where a folder without a record holds runs."""
+    found = _runs_in(path)
+    if found:
+        raise InputError(
+            f"Folder '{path}' holds another run, and no cascade. Received: "
+            f"{', '.join(found[:5])} there. Give another --workdir."
+        )
+
+
+def _runs_in(path) -> list[str]:
+    """What is left of runs in a folder and in those within it."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         found = [
@@ -151,11 +164,7 @@ def _check_empty(path):
             for pattern in (MODEL, "checkpoints", f"*/{MODEL}", "*/checkpoints")
             for one in path.glob(pattern)
         ]
-    if found:
-        raise InputError(
-            f"Folder '{path}' holds another run, and no cascade. Received: "
-            f"{', '.join(sorted(found)[:5])} there. Give another --workdir."
-        )
+    return sorted(found)
 
 
 def _check_same(path, there: Sequence[str], here: Sequence[str]):

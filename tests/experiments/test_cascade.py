@@ -90,21 +90,29 @@ def launch(folder, *arguments, text=DIGITS, module=program):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a cascade, interrupted before its second stage, and gone on with.
+    """The folder of a cascade, interrupted in both of its stages, and gone on with.
 
-    Beside it, in `half`, what the interruption has left.
+    Beside it, in `half`, what the second interruption has left.
     """
     folder = tmp_path_factory.mktemp("cascade") / "run"
     train_configured = launching.train_configured
+    begun = []
 
     def interrupted(workdir, arguments):
+        begun.append(workdir.name)
         if workdir.name == "stage_2":
             raise KeyboardInterrupt
-        return train_configured(workdir, arguments)
+        result = train_configured(workdir, arguments)
+        if begun == ["stage_1"]:  # Done, and not recorded yet.
+            raise KeyboardInterrupt
+        return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launching, "train_configured", interrupted)
         assert launch(folder) == command_line.EXIT_INTERRUPTED
+        assert kept(folder)["trained"] == []
+        assert launch(folder) == command_line.EXIT_INTERRUPTED
+        assert begun == ["stage_1", "stage_1", "stage_2"]
     shutil.copytree(folder, folder.with_name("half"))
     assert launch(folder) is None
     gin.clear_config()
@@ -502,6 +510,20 @@ def test_folders_of_something_else_are_refused(copy, capsys):
     assert launch(copy / "stage_1") == command_line.EXIT_BAD_INPUT
     error = capsys.readouterr().err
     assert "holds another run, and no cascade" in error and "model.keras" in error
+
+
+def test_a_refused_call_leaves_no_cascade(tmp_path, capsys):
+    """Another configuration may take the folder that the first one was refused for."""
+    folder = tmp_path / "run"
+    wrong = "--gin_param=settings.Data.batch_size = 100000"
+    assert launch(folder, wrong) == command_line.EXIT_BAD_INPUT
+    capsys.readouterr()
+    assert kept(folder)["trained"] == []
+    record = kept(folder) | {"configuration": ["another = 1"]}
+    assert cascade_folder.accepted(folder, record) == record
+    (folder / "stage_1" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(rt.InputError, match="belongs to another cascade"):
+        cascade_folder.accepted(folder, record)
 
 
 def test_a_stage_is_a_run_that_replays(trained):
