@@ -72,10 +72,11 @@ class Splits:
 
         start = neurons.adaptive(bounds)[:, None]
         parameters = [
-            Parameter(start, 0.1, neurons.project, by_row=True),
-            Parameter(tf.zeros_like(start), 0.05, tf.nn.relu, by_row=True),
+            Parameter(start, 0.3, neurons.project, by_row=True),
+            Parameter(tf.zeros_like(start), 0.15, tf.nn.relu, by_row=True),
         ]
-        ascent = Ascent(iterations, patience=iterations)
+        # All steps together must reach as far as the multipliers lie.
+        ascent = Ascent(iterations, decay=0.985, patience=iterations)
         run = tf.function(
             lambda: ascent.maximise(evaluate, parameters)[:2], autograph=False
         )
@@ -94,8 +95,9 @@ class Splits:
         return np.array(found)
 
 
-def test_every_single_split():
-    splits = Splits("one")
+@pytest.mark.parametrize("name", ["one", "two", "four"])
+def test_every_single_split(name):
+    splits = Splits(name)
     programs = splits.programs()
     margins, multipliers = splits.searched(300)
     assert (margins <= programs + 1e-9).all()
