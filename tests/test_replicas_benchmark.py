@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import replicas
+from benchmarks import replica_steps
 
 WALL = {(1, 1): 2.0, (2, 1): 3.0, (1, 2): 1.0, (1, 4): 4.0}
 
@@ -11,7 +11,7 @@ WALL = {(1, 1): 2.0, (2, 1): 3.0, (1, 2): 1.0, (1, 4): 4.0}
 def test_ways_have_the_same_losses():
     expected = None
     for devices, parts in ((1, 1), (2, 1), (1, 4)):
-        step = replicas.training_step(devices, parts, batch=8)
+        step = replica_steps.training_step(devices, parts, batch=8)
         losses = [step() for _ in range(2)]
         expected = expected or losses
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -20,10 +20,10 @@ def test_ways_have_the_same_losses():
 
 def test_losses_that_disagree():
     losses = {(1, 1): [2.0, 1.0], (2, 1): [2.0, 1.0005]}
-    replicas.check(losses)
+    replica_steps.check(losses)
     for wrong in (1.01, float("nan")):
-        with pytest.raises(replicas.DisagreementError, match=r"of \(1, 4\)"):
-            replicas.check(losses | {(1, 4): [2.0, wrong]})
+        with pytest.raises(replica_steps.DisagreementError, match=r"of \(1, 4\)"):
+            replica_steps.check(losses | {(1, 4): [2.0, wrong]})
 
 
 def test_ratios_are_to_the_first_way():
@@ -40,9 +40,9 @@ def test_ratios_are_to_the_first_way():
         ]
         for way, wall in WALL.items()
     }
-    records = replicas.summarize(turns)
+    records = replica_steps.summarize(turns)
     assert [one["wall_ms"] for one in records] == [2000.0, 3000.0, 1000.0, 4000.0]
     assert [one["wall_ratio"] for one in records] == [1.0, 1.5, 0.5, 2.0]
     assert [one["cpu_ratio"] for one in records] == [1.0] * 4
     assert [one["peak_memory_mib"] for one in records] == [200.0] * 4
-    assert replicas.render(records).row_count == 4
+    assert replica_steps.render(records).row_count == 4
