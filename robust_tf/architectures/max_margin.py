@@ -6,6 +6,8 @@ padded as TensorFlow's "same", but for those of `cnn_lenet_large`. A ReLU follow
 layer but the last; inputs are pixels in [0, 1] without normalisation, as published.
 """
 
+import functools
+
 import keras
 
 from robust_tf.architectures import blocks
@@ -153,19 +155,6 @@ def lenet_3conv(
     )
 
 
-def _feedforward(input_shape, num_classes, convolutions, hidden, normalization):
-    """Convolutions of (filters, kernel's side, stride, padding), then dense layers."""
-    return blocks.feedforward(
-        input_shape,
-        num_classes,
-        convolutions,
-        hidden,
-        normalization,
-        convolve=_convolution,
-        connect=_dense,
-    )
-
-
 def _convolution(tensor, filters, size, stride, padding):
     return blocks.convolution(
         tensor,
@@ -185,6 +174,11 @@ def _dense(tensor, units):
         kernel_initializer=fan_in_truncated_normal(tensor.shape[-1]),
         bias_initializer="zeros",
     )
+
+
+_feedforward = functools.partial(
+    blocks.feedforward, convolve=_convolution, connect=_dense
+)
 
 
 def _check_hidden(hidden):

@@ -110,14 +110,8 @@ def evaluation_batches(
         InputError: for numbers out of range, or more examples than there are.
     """
     batch_size = _whole(batch_size, "batch_size", 1)
-    start = _whole(start, "start", 0)
-    available = len(dataset) - start
-    count = available if count is None else _whole(count, "count", 1)
-    if not 0 < count <= available:
-        raise InputError(
-            f"Data set '{dataset.name}' ({dataset.split}) has {len(dataset)} examples. "
-            f"Received: start {start}, count {count}. Lower `start` or `count`."
-        )
+    chosen = evaluation_positions(dataset, start, count)
+    start, count = chosen.start, len(chosen)
     images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
 
     def gather(step):
@@ -127,6 +121,30 @@ def evaluation_batches(
         return _floats(tf.gather(images, indices)), tf.gather(labels, indices), weights
 
     return _in_parallel(tf.data.Dataset.range(-(-count // batch_size)), gather)
+
+
+def evaluation_positions(
+    dataset: ImageDataset, start: int = 0, count: int | None = None
+) -> range:
+    """Returns the positions of `count` examples from `start` on, at least one.
+
+    Args:
+        dataset: the split to evaluate.
+        start: position of the first example.
+        count: how many; None for all from `start` on.
+
+    Raises:
+        InputError: for numbers out of range, or more examples than there are.
+    """
+    start = _whole(start, "start", 0)
+    available = len(dataset) - start
+    count = available if count is None else _whole(count, "count", 0)
+    if not 0 < count <= available:
+        raise InputError(
+            f"Data set '{dataset.name}' ({dataset.split}) has {len(dataset)} examples. "
+            f"Received: start {start}, count {count}. Lower `start` or `count`."
+        )
+    return range(start, start + count)
 
 
 def _epoch_order(num_examples, batch_size, steps, seed):

@@ -7,13 +7,11 @@ cascade means and does not mean, stands in `cascade_decisions`.
 """
 
 import dataclasses
-import gc
 import json
 import pathlib
 from collections.abc import Sequence
 
 import gin
-import keras
 import numpy as np
 from absl import logging
 
@@ -29,6 +27,7 @@ from robust_tf.experiments import family
 from robust_tf.experiments import launch
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Run
+from robust_tf.experiments.settings import is_whole
 from robust_tf.layers.activations import RELAXATIONS
 from robust_tf.propagation.compute import METHODS
 from robust_tf.regions import Threat
@@ -72,9 +71,10 @@ class Cascade:
     def __post_init__(self):
         relaxations = (*RELAXATIONS, "best")
         budget = self.memory_budget_mb
+        whole = "a whole number of at least 1"
         rules = {
-            "stages": (_is_count(self.stages), "a whole number of at least 1"),
-            "batch_size": (_is_count(self.batch_size), "a whole number of at least 1"),
+            "stages": (is_whole(self.stages, 1), whole),
+            "batch_size": (is_whole(self.batch_size, 1), whole),
             "method": (self.method in METHODS, f"one of {METHODS}"),
             "relaxation": (self.relaxation in relaxations, f"one of {relaxations}"),
             "memory_budget_mb": (budget is None or budget > 0.0, "above 0, or None"),
@@ -293,9 +293,7 @@ def _predictions(folder, model, images, cascade, threat):
 
 def _trained(folder, examples, arguments) -> dict:
     """Trains the configured stage, and returns its record."""
-    summary = launch.train_configured(folder, arguments)
-    keras.utils.clear_session()  # Many runs fit into one process.
-    gc.collect()
+    summary = launch.train_one_of_many(folder, arguments)
     digest = cascade_folder.weights_digest(cascade_folder.load_stage(folder))
     return {
         "name": folder.name,
@@ -314,7 +312,3 @@ def _summary(folder) -> dict:
             "missing. Restore it, or train into another --workdir."
         )
     return {"name": folder.name} | json.loads(file.read_text(encoding="utf-8"))
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and value >= 1

@@ -21,12 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robust_tf.attacks.pgd import margins_of
-from robust_tf.propagation.compute import compute_bounds
-from robust_tf.regions import LpBall
 from robust_tf.regions import Threat
-from robust_tf.specifications import margin_specification
-from robust_tf.verification.accuracy import LEAST_MARGIN
+from robust_tf.verification.accuracy import measure
 
 NO_CLASS = -1
 # Stands in every record of a cascade.
@@ -73,35 +69,29 @@ def predict(
         memory_budget_mb: of `compute_bounds`.
         progress: called with the number of examples done after each batch.
     """
-    radius = tf.constant(threat.epsilon, tf.float64)
+    labels = []
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def examine(images):
-        logits = model(images, training=False)
-        labels = tf.argmax(logits, -1, output_type=tf.int32)
-        rows = margin_specification(labels, logits.shape[-1], images.dtype)
-        region = LpBall(images, radius, threat.norm, threat.valid_range)
-        bound = compute_bounds(
-            model,
-            region,
-            method,
-            rows,
-            relaxation=relaxation,
-            memory_budget_mb=memory_budget_mb,
-        )
-        is_clear = margins_of(logits, labels) > 0.0
-        # The prediction is in the set: a proof without it would be a rounding error.
-        proved = is_clear & tf.reduce_all(bound.lower > LEAST_MARGIN, -1)
-        return tf.where(is_clear, labels, NO_CLASS), proved
+    def classify(images):
+        return tf.argmax(model(images, training=False), -1, output_type=tf.int32)
 
-    labels, certified = [], []
-    for images, _, weights in batches:
-        is_real = np.asarray(weights) > 0
-        found, proved = examine(images)
-        labels.append(found.numpy()[is_real])
-        certified.append(proved.numpy()[is_real])
-        progress(int(is_real.sum()))
-    return Predictions(np.concatenate(labels), np.concatenate(certified))
+    def guessed():
+        for images, _, weights in batches:
+            found = classify(images)
+            labels.append(found.numpy()[np.asarray(weights) > 0])
+            yield images, found, weights
+
+    accuracy = measure(
+        model,
+        guessed(),
+        threat,
+        methods=(method,),
+        relaxation=relaxation,
+        memory_budget_mb=memory_budget_mb,
+        progress=progress,
+    )
+    labels = np.where(accuracy.clean, np.concatenate(labels), np.int32(NO_CLASS))
+    return Predictions(labels, accuracy.certified[method])
 
 
 def deciding_stages(stages: Sequence[Predictions]) -> np.ndarray:

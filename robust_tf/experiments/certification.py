@@ -17,10 +17,10 @@ from robust_tf.experiments import certification_warnings
 from robust_tf.experiments import command_line
 from robust_tf.experiments.certification_settings import Sampling
 from robust_tf.experiments.certification_settings import checked_values
-from robust_tf.experiments.certification_settings import is_whole
 from robust_tf.experiments.certification_summary import summarize
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Examples
+from robust_tf.experiments.settings import is_whole
 from robust_tf.experiments.verification_models import load_classifier
 from robust_tf.interchange import radius_logs
 from robust_tf.smoothing import Gaussian

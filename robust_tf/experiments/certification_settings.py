@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from robust_tf.errors import InputError
+from robust_tf.experiments.settings import is_whole
 from robust_tf.smoothing import radius as radii
 
 _WHOLE = "a whole number of at least 1"
@@ -109,11 +110,6 @@ def checked_values(sigma, n0, n, alpha, seed) -> dict:
             raise InputError(f"`--{name}` must be {rule}. Received: {value!r}")
     radii.check_can_certify(n, float(alpha))
     return {"sigma": sigma, "n0": n0, "n": n, "alpha": float(alpha), "seed": seed}
-
-
-def is_whole(value, low: int) -> bool:
-    """Whether a value is a whole number, of at least `low`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def _is_number(value, low) -> bool:

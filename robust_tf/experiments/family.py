@@ -5,7 +5,6 @@ with its own architecture and seed, so the record in its folder repeats it alone
 """
 
 import dataclasses
-import gc
 import hashlib
 import json
 import pathlib
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 import gin
-import keras
 from absl import logging
 
 from robust_tf import files
@@ -165,11 +163,9 @@ def _member(folder, index, title, arguments) -> dict:
         logging.info("%s: done before.", title)
         return summary
     logging.info("%s.", title)
-    summary = launch.train_configured(folder, arguments)
+    summary = launch.train_one_of_many(folder, arguments)
     record = {"index": index, "name": folder.name, "configuration": digest}
     files.write_json(folder / RECORD, record)
-    keras.utils.clear_session()  # Many runs fit into one process.
-    gc.collect()
     return summary
 
 

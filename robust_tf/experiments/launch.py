@@ -1,7 +1,10 @@
 """The configured training run, and the record of what it used."""
 
+import gc
 import pathlib
 from collections.abc import Sequence
+
+import keras
 
 from robust_tf import files
 from robust_tf.experiments import command_line
@@ -37,4 +40,12 @@ def train_configured(workdir, arguments: Sequence[str]) -> dict:
 
     summary = configuration.call(train.train, workdir=workdir, on_accepted=record)
     record()  # With what only the end of the run has used.
+    return summary
+
+
+def train_one_of_many(workdir, arguments: Sequence[str]) -> dict:
+    """As `train_configured`, and frees what it held: many runs fit into one process."""
+    summary = train_configured(workdir, arguments)
+    keras.utils.clear_session()
+    gc.collect()
     return summary

@@ -128,10 +128,10 @@ class Run:
     def __post_init__(self):
         rate, norm = self.learning_rate, self.max_gradient_norm
         rules = {
-            "epochs": (_is_whole(self.epochs, 1), "a whole number of at least 1"),
-            "seed": (_is_whole(self.seed, 0, 2**32), "a whole number in [0, 2^32)"),
+            "epochs": (is_whole(self.epochs, 1), "a whole number of at least 1"),
+            "seed": (is_whole(self.seed, 0, 2**32), "a whole number in [0, 2^32)"),
             "micro_batches": (
-                _is_whole(self.micro_batches, 1),
+                is_whole(self.micro_batches, 1),
                 "a whole number of at least 1",
             ),
             "max_gradient_norm": (norm is None or norm > 0.0, "above 0, or None"),
@@ -155,7 +155,7 @@ class Run:
                 "a whole number of at least 1, or None",
             ),
             "neuron_examples": (
-                _is_whole(self.neuron_examples, 0),
+                is_whole(self.neuron_examples, 0),
                 "a whole number of at least 0",
             ),
         }
@@ -188,15 +188,7 @@ class Examples:
         Raises:
             InputError: where the data set does not hold them all.
         """
-        available = len(images) - self.start
-        count = available if self.count is None else self.count
-        if self.start < 0 or not 0 < count <= available:
-            raise InputError(
-                f"Data set '{images.name}' ({images.split}) has {len(images)} "
-                f"examples. Received: start {self.start}, count {count}. Lower "
-                "`start` or `count`."
-            )
-        return range(self.start, self.start + count)
+        return datasets.evaluation_positions(images, self.start, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +224,7 @@ class Certification:
             "every": 0,
             "first_epoch": 0,
         }.items():
-            if not _is_whole(getattr(self, name), least):
+            if not is_whole(getattr(self, name), least):
                 raise InputError(
                     f"`{name}` must be a whole number of at least {least}. Received: "
                     f"{getattr(self, name)!r}"
@@ -281,7 +273,7 @@ class Exact:
                 "`distance_limit` must be finite and above 0, or None. Received: "
                 f"{limit}"
             )
-        if not _is_whole(self.distance_steps, 1):
+        if not is_whole(self.distance_steps, 1):
             raise InputError(
                 "`distance_steps` must be a whole number of at least 1. Received: "
                 f"{self.distance_steps!r}"
@@ -289,8 +281,10 @@ class Exact:
 
 
 def _is_whole_or_none(value, low, end=math.inf):
-    return value is None or _is_whole(value, low, end)
+    return value is None or is_whole(value, low, end)
 
 
-def _is_whole(value, low, end=math.inf):
-    return isinstance(value, int) and low <= value < end
+def is_whole(value, low: int, end: float = math.inf) -> bool:
+    """Whether a value is a whole number, of at least `low`, below `end`."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and low <= value < end

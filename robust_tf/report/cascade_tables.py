@@ -6,9 +6,6 @@ and the note below says which is which.
 
 from collections.abc import Sequence
 
-import rich.box
-import rich.console
-import rich.table
 import rich.text
 
 from robust_tf.report import printing
@@ -53,13 +50,13 @@ def render(records: Sequence[dict]) -> str:
 
 
 def _parts(records):
-    yield _table([_row(record) for record in records])
+    yield printing.plain_table([_row(record) for record in records], _LEFT)
     yield rich.text.Text(_NOTE, style="italic")
     rows = []
     for record in records:
         name = {"cascade": record["name"]} if len(records) > 1 else {}
         rows += [name | _stage_row(stage) for stage in record["stages"]]
-    yield _table(rows)
+    yield printing.plain_table(rows, _LEFT)
     yield rich.text.Text(_STAGE_NOTE, style="italic")
 
 
@@ -78,15 +75,3 @@ def _row(record) -> dict[str, str]:
 
 def _stage_row(stage) -> dict[str, str]:
     return {title: str(stage[name]) for name, title in _STAGE.items()}
-
-
-def _table(rows) -> rich.table.Table:
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
-    )
-    for name in rows[0]:
-        justify = "left" if name in _LEFT else "right"
-        table.add_column(name, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*map(rich.text.Text, row.values()))  # No markup in brackets.
-    return table

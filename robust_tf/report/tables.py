@@ -107,7 +107,7 @@ def show_robust_errors(records: Sequence[dict]) -> None:
         " errors in percent; clean: on the whole split; CAP, region: upper bounds "
         "by the\n convex adversarial polytope and by linear regions alone\n"
     )
-    printing.show(_plain_table(rows), rich.text.Text(note, style="italic"))
+    printing.show(printing.plain_table(rows), rich.text.Text(note, style="italic"))
 
 
 def _verification_tables(summaries):
@@ -115,14 +115,14 @@ def _verification_tables(summaries):
     stages = [stage for one in summaries for stage in one["certified_after"]]
     stages = [stage for stage in dict.fromkeys(stages) if stage not in _NO_PROOFS]
     rows = [_verification_row(summary, stages) for summary in summaries]
-    yield _plain_table(rows)
+    yield printing.plain_table(rows)
     yield rich.text.Text(
         " in percent of all examples tried; not falsified: greatest accuracy still "
         "possible\n under a stage: certified by it or an earlier one, within no "
         "solver's tolerance\n",
         style="italic",
     )
-    yield _plain_table([_verdict_row(summary) for summary in summaries])
+    yield printing.plain_table([_verdict_row(summary) for summary in summaries])
     yield rich.text.Text(" examples by verdict, and seconds of each\n", style="italic")
 
 
@@ -153,20 +153,6 @@ def _verdict_row(summary) -> dict[str, str]:
         **{name.lower(): str(count) for name, count in summary["verdicts"].items()},
         **{f"{of} s": _cell(seconds[of], False) for of in ("mean", "median", "max")},
     }
-
-
-def _plain_table(rows) -> rich.table.Table:
-    """A table of cells that are text already; all but the first two columns right."""
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
-    )
-    for name in dict.fromkeys(name for row in rows for name in row):
-        is_word = name in ("model", "data", "norm")
-        table.add_column(name, justify="left" if is_word else "right", overflow="fold")
-    for row in rows:
-        cells = (row.get(column.header, "-") for column in table.columns)
-        table.add_row(*map(rich.text.Text, cells))  # No markup in brackets.
-    return table
 
 
 def _table(records, title) -> rich.console.Group:
