@@ -1,13 +1,13 @@
-r"""Certifies the examples of a data set by randomized smoothing, with L2 radii.
+r"""Certifies the examples of a data set by randomized smoothing.
 
 robust-tf-certify --model=runs/mnist_gaussian --data_dir=DATA --sigma=0.25 --skip=20 \
     --workdir=runs/mnist_gaussian_certified
 
 The classifier that is certified is the smoothed one: the class that the model answers
-most often under Gaussian noise. Each radius holds with probability 1 - alpha. The same
-command goes on where it was interrupted. --workdir gets certification.tsv (the format
-of Cohen et al.), certification_counts.jsonl, certification.mat and
-certification_summary.json.
+most often under noise. Each radius, in the L2 norm unless --norm says otherwise, holds
+with probability 1 - alpha. The same command goes on where it was interrupted. --workdir
+gets certification.tsv (the format of Cohen et al.), certification_counts.jsonl,
+certification.mat and certification_summary.json.
 
 Examples are those of --split from --start on: --count consecutive ones, of these every
 --skip-th, and of these the first --max.
@@ -26,6 +26,7 @@ from robust_tf.experiments import certification_warnings
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.experiments import evaluate
+from robust_tf.experiments.certification_settings import NORMS
 from robust_tf.report import certification_tables
 
 _FLAGS = flags.FLAGS
@@ -50,6 +51,7 @@ def main(argv):
     """Certifies what the flags ask for, and records what was used."""
     del argv
     _refuse_radius()
+    norm = _norm()
     if _FLAGS.workdir is None:
         raise InputError(
             "`--workdir` must name the folder that holds all that is written. "
@@ -61,7 +63,7 @@ def main(argv):
             "Received: none"
         )
     workdir = pathlib.Path(_FLAGS.workdir)
-    _configure()
+    _configure(norm)
     summary = configuration.call(
         certification.certify_dataset, workdir=workdir, model=_FLAGS.model
     )
@@ -72,9 +74,10 @@ def main(argv):
     logging.info("The records are in '%s'.", workdir)
 
 
-def _configure():
+def _configure(norm):
     """Makes gin files, flags and what the run folder tells the configuration."""
     given = {name: getattr(_FLAGS, flag) for flag, name in _BOUND.items()}
+    given[f"{_SAMPLING}.norm"] = norm
     _parse(given, _FLAGS.dataset)
     found, dataset = dict(given), _FLAGS.dataset
     if not configuration.is_bound(f"robust_tf.{_BOUND['sigma']}"):
@@ -119,13 +122,21 @@ def _dataset() -> str:
 
 
 def _refuse_radius():
-    for name in ("epsilon", "norm"):
-        value = getattr(_FLAGS, name)
-        if value is not None:
-            raise InputError(
-                f"`--{name}` means nothing here: L2 radii are what comes out. Received:"
-                f" --{name}={value}. Leave it out, and choose the noise by --sigma."
-            )
+    if _FLAGS.epsilon is not None:
+        raise InputError(
+            "`--epsilon` means nothing here: radii are what comes out. Received: "
+            f"--epsilon={_FLAGS.epsilon}. Leave it out; choose the noise by --sigma."
+        )
+
+
+def _norm() -> int | str | None:
+    """The norm of the radii, as `Sampling` takes it."""
+    norms = {str(norm): norm for norm in NORMS}
+    if _FLAGS.norm is not None and _FLAGS.norm not in norms:
+        raise InputError(
+            f"`--norm` must be one of {', '.join(norms)}. Received: {_FLAGS.norm}"
+        )
+    return norms.get(_FLAGS.norm)
 
 
 def run():

@@ -185,7 +185,9 @@ def _show_certification(folders, logs, out):
     known = [row["sigma"] for row in rows if row["sigma"] is not None]
     sigmas = known if _FLAGS.sigma is None else [_FLAGS.sigma]
     picture = out / "certified_accuracy.png"
-    certification_plots.certified_accuracy(curves, picture, max(sigmas, default=None))
+    norm = certification_tables.common_norm(rows)
+    sigma = max(sigmas, default=None)
+    certification_plots.certified_accuracy(curves, picture, sigma, norm)
     references = []
     if _FLAGS.published is not None:
         references = certification_tables.published(_FLAGS.published, sigmas)

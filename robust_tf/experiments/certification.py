@@ -1,6 +1,7 @@
 """Certifies the examples of a data set by randomized smoothing, and can go on."""
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from robust_tf.errors import InputError
 from robust_tf.experiments import certification_records as records
 from robust_tf.experiments import certification_warnings
 from robust_tf.experiments import command_line
+from robust_tf.experiments.certification_settings import USUAL_NORM
 from robust_tf.experiments.certification_settings import Sampling
 from robust_tf.experiments.certification_settings import checked_values
 from robust_tf.experiments.certification_summary import summarize
@@ -23,9 +25,8 @@ from robust_tf.experiments.settings import Examples
 from robust_tf.experiments.settings import is_whole
 from robust_tf.experiments.verification_models import load_classifier
 from robust_tf.interchange import radius_logs
-from robust_tf.smoothing import Gaussian
-from robust_tf.smoothing import QuantisedGaussian
 from robust_tf.smoothing import SmoothedClassifier
+from robust_tf.smoothing.radius import clopper_pearson_lower
 from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
 
@@ -54,8 +55,9 @@ def certify_dataset(
         workdir: made if it is missing; holds all that is written.
         model: path of a `.keras` file, a run folder or an `.onnx` file.
         data: which images.
-        sigma: standard deviation of the noise, in pixels in [0, 1]. It is added before
-            any normalisation, and nothing is clipped.
+        sigma: standard deviation of the noise, in pixels in [0, 1], of whatever kind
+            `sampling` says. It is added before any normalisation, and nothing is
+            clipped.
         examples: which of the images; its batch size is not used.
         skip: takes every so many of them: `start`, `start + skip`, and so on.
         n0: samples of the selection of the candidate.
@@ -86,7 +88,7 @@ def certify_dataset(
         model_digest=classifier.digest,
         data_digest=images.digest,
     )
-    warnings = certification_warnings.of(classifier, images, sigma)
+    warnings = certification_warnings.of(classifier, images, values)
     for warning in warnings:
         logging.warning("%s", warning)
     if not tf.config.list_physical_devices("GPU"):
@@ -97,7 +99,8 @@ def certify_dataset(
         for index in indices[len(folder.rows) :]:
             folder.append(*run.certify(int(index)))
             advance()
-    return _finish(folder, {"warnings": warnings, "arithmetic": run.arithmetic})
+    facts = {"warnings": warnings, "arithmetic": run.arithmetic}
+    return _finish(folder, run.reach, facts)
 
 
 class _Run:
@@ -106,10 +109,10 @@ class _Run:
     def __init__(self, classifier, images, values, sampling):
         self._classifier, self._images = classifier, images
         self._values, self._sampling = values, sampling
-        noise = QuantisedGaussian if sampling.quantised else Gaussian
+        self._norm = values.get("norm", USUAL_NORM)
         self._smoothed = SmoothedClassifier(
             classifier.model,
-            noise=noise(values["sigma"]),
+            noise=sampling.noise_of(values["sigma"]),
             strategy=strategy_for(sampling.devices) if sampling.devices else None,
             block_size=sampling.block_size,
         )
@@ -125,6 +128,18 @@ class _Run:
         devices = list(self._sampling.devices)
         dtype = self._smoothed.base.dtype
         return {"dtype": dtype, "tensor_float_32": is_cut, "devices": devices}
+
+    @property
+    def reach(self) -> dict:
+        """The greatest radius that all n samples, agreeing, would certify; its norm."""
+        lower = clopper_pearson_lower(*[self._values["n"]] * 2, self._values["alpha"])
+        noise, norm = self._smoothed.noise, self._norm
+        dimensions = math.prod(self._smoothed.base.input_shape)
+        return {
+            "norm": str(norm),
+            "is_converted": noise.is_converted(norm),
+            "largest_radius": float(noise.radius(lower, norm, dimensions)),
+        }
 
     def certify(self, index: int) -> tuple[radius_logs.Row, dict]:
         """Certifies an example, and returns its row and its record."""
@@ -156,6 +171,7 @@ class _Run:
         names = ("n0", "n", "alpha", "seed")
         shared = {name: self._values[name] for name in names}
         shared |= {"batch_size": self._sampling.batch_size, "indices": [index]}
+        shared["norm"] = self._norm
         mode = self._values["mode"]
         if mode == "soft":
             soft = self._smoothed.certify_soft(
@@ -167,6 +183,7 @@ class _Run:
             **shared,
             labels=None if mode == "full" else [label],
             mode=mode,
+            radii=self._sampling.radii or None,
             tolerance=self._sampling.tolerance,
         )
         return hard, None
@@ -181,7 +198,7 @@ def _soft_record(soft) -> dict:
     }
 
 
-def _finish(folder, facts) -> dict:
+def _finish(folder, reach, facts) -> dict:
     """Writes what all records say together, and returns it."""
     hard = radius_logs.log_of(folder.rows, folder.path(records.TABLE))
     logs = {"hard": hard}
@@ -198,7 +215,7 @@ def _finish(folder, facts) -> dict:
         ]
         logs["soft"] = radius_logs.log_of(rows, folder.path(records.COUNTS))
     radius_logs.write_matlab(folder.path(records.MATLAB), **logs)
-    summary = summarize(folder.setting, folder.records) | facts
+    summary = summarize(folder.setting, folder.records, reach) | facts
     folder.write(records.SUMMARY, summary)
     return summary
 

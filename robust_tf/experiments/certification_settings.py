@@ -5,10 +5,18 @@ import math
 
 from robust_tf.errors import InputError
 from robust_tf.experiments.settings import is_whole
-from robust_tf.smoothing import radius as radii
+from robust_tf.smoothing import noises
+from robust_tf.smoothing import radius as bounds
 
 _WHOLE = "a whole number of at least 1"
 MODES = ("exact", "adaptive", "soft")
+NOISES = {
+    "gaussian": noises.Gaussian,
+    "quantised gaussian": noises.QuantisedGaussian,
+    "uniform": noises.Uniform.of_deviation,
+}
+NORMS = (1, 2, "inf")
+USUAL_NORM = 2  # Of records that name none.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +37,15 @@ class Sampling:
         block_size: noisy copies that the classifier is run on at once. It chooses the
             noise: another size gives other samples. Accelerators want 1,000 or more.
         max_examples: that are certified, at most; None for all.
-        quantised: noise in steps of 1/255, for images on that grid: certificates that
-            rest on no rounding error (`smoothing.QuantisedGaussian`).
+        noise: "gaussian"; "quantised gaussian", in steps of 1/255 for images on that
+            grid, whose certificates rest on no rounding error
+            (`smoothing.QuantisedGaussian`); or "uniform", which certifies L1 radii.
+        norm: of the radii: 1, 2 or "inf"; None for the noise's own, 1 for uniform and 2
+            for Gaussian noise. Radii of another norm are converted, which is weak for
+            "inf": they are divided by the root of the number of pixels.
+        radii: "exact", "adaptive": all radii that are asked for, in pixels in [0, 1].
+            An example gets no more samples once it is certain which of them it has, and
+            its radius on record is the greatest of these. Empty for the radius itself.
         devices: such as ("GPU:0", "GPU:1"), which share the samples; empty for the
             default one.
         temperature: soft: logits are multiplied by it before the softmax.
@@ -43,7 +58,9 @@ class Sampling:
     batch_size: int = 1000
     block_size: int = 100
     max_examples: int | None = None
-    quantised: bool = False
+    noise: str = "gaussian"
+    norm: int | str | None = None
+    radii: tuple[float, ...] = ()
     devices: tuple[str, ...] = ()
     temperature: float = 1.0
     tolerance: float = 0.05
@@ -55,6 +72,9 @@ class Sampling:
             "batch_size": (is_whole(self.batch_size, 1), _WHOLE),
             "block_size": (is_whole(self.block_size, 1), _WHOLE),
             "max_examples": (most is None or is_whole(most, 1), f"{_WHOLE}, or None"),
+            "noise": (self.noise in NOISES, f"one of {tuple(NOISES)}"),
+            "norm": (self.norm is None or self.norm in NORMS, f"one of {NORMS}"),
+            "radii": (_are_radii(self.radii), "finite numbers of at least 0"),
             "temperature": (_is_number(self.temperature, 0.0), "above 0"),
             "tolerance": (
                 self.tolerance == 0.0 or _is_number(self.tolerance, 0.0),
@@ -72,17 +92,31 @@ class Sampling:
                 "Received: full=True. Use mode 'exact' for all of them."
             )
 
+        if self.radii and (self.full or self.mode == "soft"):
+            raise InputError(
+                "All samples are drawn, whatever radii are asked for. Received: radii "
+                f"{self.radii} with {'full=True' if self.full else 'mode soft'}. Leave "
+                "one of them out."
+            )
+
     @property
     def values(self) -> dict:
-        """What of it decides about certificates."""
+        """What of it decides about certificates; what is as usual is left out."""
         mode = "full" if self.full and self.mode == "exact" else self.mode
         more = {"soft": ("temperature",), "adaptive": ("tolerance",)}.get(mode, ())
+        norm = self.noise_of(1.0).native_norm if self.norm is None else self.norm
         return {
             "mode": mode,
-            "noise": "quantised gaussian" if self.quantised else "gaussian",
+            "noise": self.noise,
             "block_size": self.block_size,
             **{name: getattr(self, name) for name in more},
+            **({} if norm == USUAL_NORM else {"norm": norm}),
+            **({"radii": sorted(map(float, self.radii))} if self.radii else {}),
         }
+
+    def noise_of(self, sigma: float) -> noises.Noise:
+        """Returns the noise of a standard deviation, in pixels in [0, 1]."""
+        return NOISES[self.noise](sigma)
 
 
 def checked_values(sigma, n0, n, alpha, seed) -> dict:
@@ -108,8 +142,14 @@ def checked_values(sigma, n0, n, alpha, seed) -> dict:
     for name, (is_met, rule, value) in rules.items():
         if not is_met:
             raise InputError(f"`--{name}` must be {rule}. Received: {value!r}")
-    radii.check_can_certify(n, float(alpha))
+    bounds.check_can_certify(n, float(alpha))
     return {"sigma": sigma, "n0": n0, "n": n, "alpha": float(alpha), "seed": seed}
+
+
+def _are_radii(values) -> bool:
+    return isinstance(values, tuple | list) and all(
+        value == 0.0 or _is_number(value, 0.0) for value in values
+    )
 
 
 def _is_number(value, low) -> bool:

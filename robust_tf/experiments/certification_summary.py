@@ -8,8 +8,9 @@ import numpy as np
 from robust_tf.errors import InputError
 from robust_tf.experiments.certification_records import Setting
 from robust_tf.smoothing import metrics
-from robust_tf.smoothing import radius as radii
+from robust_tf.smoothing.radius import ABSTAIN
 
+_ZERO, _STEP_OF_PIXELS = "0.00", 1.0 / 255.0
 _RISK = 1e-3  # Of the certified accuracies that hold with high probability.
 _CLEAN = (
     "certified accuracy at radius 0: abstentions, and examples whose candidate is not "
@@ -17,16 +18,18 @@ _CLEAN = (
 )
 
 
-def summarize(setting: Setting, records: Sequence[Mapping]) -> dict:
+def summarize(setting: Setting, records: Sequence[Mapping], reach: Mapping) -> dict:
     """Returns the content of `certification_summary.json`.
 
-    Accuracies are fractions of all examples on record; radii are L2, in pixels in
-    [0, 1]. The average certified radius (ACR) counts 0 for a prediction that is wrong
-    or missing.
+    Accuracies are fractions of all examples on record; radii are in pixels in [0, 1].
+    The average certified radius (ACR) counts 0 for a prediction that is wrong or
+    missing; where radii were listed, it is a lower bound.
 
     Args:
         setting: what they are records of.
         records: one for each example; at least one.
+        reach: `norm` of the radii, whether it `is_converted` from the noise's own, and
+            the `largest_radius` that the samples can certify.
 
     Raises:
         InputError: where there are no records.
@@ -39,10 +42,9 @@ def summarize(setting: Setting, records: Sequence[Mapping]) -> dict:
         "split": setting.split,
         "subset": _subset(setting, records),
         "examples": len(records),
-        "norm": "2",
         **setting.values,
-        "largest_radius": _largest(setting),
-        **_accuracies(records, setting),
+        **reach,
+        **_accuracies(records, setting, reach),
         **_counts(records),
         "selection_samples": setting.values["n0"] * len(records),
         "estimation_samples": sum(record["samples"] for record in records),
@@ -53,18 +55,17 @@ def summarize(setting: Setting, records: Sequence[Mapping]) -> dict:
     }
     if "soft" in records[0]:
         soft = [record["soft"] | {"label": record["label"]} for record in records]
-        summary["soft"] = _accuracies(soft, setting)
+        summary["soft"] = _accuracies(soft, setting, reach)
     return summary
 
 
-def _accuracies(records, setting) -> dict:
+def _accuracies(records, setting, reach) -> dict:
     """Certified accuracy on the grid, and the average certified radius."""
     count, alpha = len(records), setting.values["alpha"]
     radius = np.array([record["radius"] for record in records], "float64")
     is_correct = _is_correct(records)
-    # The published radii, and on to the greatest that the samples can certify.
-    grid = metrics.radii_up_to(max(*metrics.RADII, _largest(setting)))
-    certified = metrics.certified_accuracy(radius, is_correct, grid)
+    grid = _grid(setting, reach)
+    certified = metrics.certified_accuracy(radius, is_correct, list(grid.values()))
     low = metrics.high_probability_certified_accuracy(certified, count, alpha, _RISK)
     error = metrics.acr_standard_error(radius, is_correct) if count > 1 else None
     return {
@@ -80,10 +81,21 @@ def _accuracies(records, setting) -> dict:
     }
 
 
-def _largest(setting) -> float:
-    """What all n samples, agreeing, would certify."""
-    values = setting.values
-    return radii.largest_radius(values["n"], values["alpha"], values["sigma"])
+def _grid(setting, reach) -> dict[str, float]:
+    """The radii at which accuracies are told, by name."""
+    listed, largest = setting.values.get("radii"), reach["largest_radius"]
+    if listed is not None:
+        return {_name(radius): radius for radius in sorted({0.0, *listed})}
+    if reach["norm"] == "inf":
+        found = metrics.radii_up_to(largest, _STEP_OF_PIXELS)
+        return {_ZERO: 0.0} | {f"{k}/255": found[k] for k in range(1, len(found))}
+    # The published radii, and on to the greatest that the samples can certify.
+    return {_name(r): r for r in metrics.radii_up_to(max(*metrics.RADII, largest))}
+
+
+def _name(radius) -> str:
+    short = f"{radius:.2f}"
+    return short if float(short) == radius else repr(radius)
 
 
 def _is_correct(records) -> np.ndarray:
@@ -92,14 +104,14 @@ def _is_correct(records) -> np.ndarray:
 
 def _by_radius(grid, values) -> dict[str, float]:
     pairs = zip(grid, values, strict=True)
-    return {f"{radius:.2f}": round(float(value), 6) for radius, value in pairs}
+    return {name: round(float(value), 6) for name, value in pairs}
 
 
 def _counts(records) -> dict[str, int]:
     """How the examples ended; together they are all of them."""
     predictions = np.array([record["prediction"] for record in records])
     is_skipped = np.array([record["is_skipped"] for record in records], bool)
-    is_abstention = (predictions == radii.ABSTAIN) & ~is_skipped
+    is_abstention = (predictions == ABSTAIN) & ~is_skipped
     is_correct = _is_correct(records)
     is_wrong = ~is_correct & ~is_abstention & ~is_skipped
     return {

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 
 import keras
 
@@ -22,21 +23,32 @@ _RUN_MODEL = "model.keras"
 
 
 def of(
-    classifier: Classifier, images: datasets.ImageDataset, sigma: float
+    classifier: Classifier, images: datasets.ImageDataset, values: Mapping
 ) -> list[str]:
     """Returns warnings, none where all is as published.
 
     Args:
         classifier: that is smoothed.
         images: that are certified.
-        sigma: standard deviation of the noise, in pixels in [0, 1].
+        values: that decide about certificates, of them `sigma`, `noise` and, where they
+            were asked for, `radii`.
     """
-    found = []
+    found, sigma = [], values["sigma"]
     trained = training_sigma(classifier.name)
     if trained is not None and not math.isclose(trained, sigma, rel_tol=1e-6):
         found.append(
             f"The model was trained with noise of sigma {trained:g}, and is certified "
             f"with {sigma:g}: it may do worse than with its own."
+        )
+    if trained is not None and "gaussian" not in values["noise"]:
+        found.append(
+            "The model was trained with Gaussian noise, and is certified with "
+            f"{values['noise']} noise: it may do worse than with its own."
+        )
+    if "radii" in values:
+        found.append(
+            f"Only the radii {values['radii']} were asked for: each radius on record "
+            "is the greatest of them that is certified, and the ACR a lower bound."
         )
     name = images.name.partition(":")[0].partition("/")[0]
     if name in _NORMALISED and not _normalises(classifier.model):

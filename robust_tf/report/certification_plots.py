@@ -16,6 +16,7 @@ def certified_accuracy(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     path: str | os.PathLike,
     sigma: float | None = None,
+    norm: str = "2",
 ) -> None:
     """Draws certified accuracy against the radius; the area below a curve is the ACR.
 
@@ -25,7 +26,8 @@ def certified_accuracy(
             before (or 0) up to this one, and nothing beyond the last.
         path: of the picture.
         sigma: of the noise; the axis ends at four times that, as in published
-            pictures. None for where the last curve ends.
+            pictures of L2 radii. None for where the last curve ends.
+        norm: of the radii.
 
     Raises:
         InputError: where there are no curves.
@@ -43,9 +45,10 @@ def certified_accuracy(
             linestyle=plots._DASHES[number % len(plots._DASHES)],
             label=name,
         )
-    end = _SIGMAS_SHOWN * sigma if sigma is not None else _end(curves)
+    is_shown_whole = sigma is None or norm != "2"
+    end = _end(curves) if is_shown_whole else _SIGMAS_SHOWN * sigma
     axes.set(
-        xlabel="L2 radius (pixels in [0, 1])",
+        xlabel=f"L{norm} radius (pixels in [0, 1])",
         ylabel="certified accuracy (%)",
         xlim=(0.0, end),
         ylim=(0.0, 100.0),

@@ -11,6 +11,7 @@ import math
 import pathlib
 from collections.abc import Mapping
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import rich.box
@@ -24,10 +25,11 @@ from robust_tf.smoothing import metrics
 _PUBLISHED = pathlib.Path(__file__).with_name("published_certification.tsv")
 _MARK = "*"
 _ACR = "ACR"  # Among radii: the last column.
+L2 = "2"  # The norm of published logs.
 _DIGITS = decimal.Decimal("0.001")
 _NOTE = (
-    " accuracy in percent of all examples at each L2 radius (pixels in [0, 1]); at 0 "
-    "that of the\n smoothed classifier, abstentions being errors; "
+    " accuracy in percent of all examples at each {norm} radius (pixels in [0, 1]); at "
+    "0 that of the\n smoothed classifier, abstentions being errors; "
     f"{_MARK}: first greatest of those measured\n"
 )
 
@@ -38,11 +40,12 @@ class Certified:
 
     Attributes:
         name: in tables and pictures.
-        radius: L2, in pixels in [0, 1], float64, `[n]`.
+        radius: in pixels in [0, 1], float64, `[n]`.
         is_correct: whether the certified class is the label, bool, `[n]`.
         indices: of the examples in their split, `[n]`; None where they are unknown.
         sigma: of the noise; None where it is unknown.
         data_digest: of images and labels; None where it is unknown.
+        norm: of the radii: "1", "2" or "inf".
     """
 
     name: str
@@ -51,6 +54,7 @@ class Certified:
     indices: np.ndarray | None = None
     sigma: float | None = None
     data_digest: str | None = None
+    norm: str = L2
 
     @property
     def scores(self) -> dict[int, float]:
@@ -67,6 +71,7 @@ class Certified:
         return {
             "name": self.name,
             "sigma": self.sigma,
+            "norm": self.norm,
             "examples": len(self.radius),
             "samples": None,
             "alpha": None,
@@ -96,12 +101,13 @@ def run_of(name: str, records: Sequence[Mapping], summary: Mapping) -> Certified
         np.array([record["idx"] for record in records], "int64"),
         summary["sigma"],
         summary["data_digest"],
+        summary["norm"],
     )
 
 
 def row_of(name: str, summary: Mapping) -> dict:
     """Returns the row of a run, from its `certification_summary.json`."""
-    names = ("sigma", "examples", "alpha", "certified_accuracy", "acr")
+    names = ("sigma", "norm", "examples", "alpha", "certified_accuracy", "acr")
     samples = {"samples": summary["n"]}
     return {"name": name} | {key: summary[key] for key in names} | samples
 
@@ -123,6 +129,7 @@ def row_of_curve(name: str, radii: np.ndarray, accuracy: np.ndarray) -> dict:
     return {
         "name": name,
         "sigma": None,
+        "norm": L2,
         "examples": None,
         "samples": None,
         "alpha": None,
@@ -152,6 +159,7 @@ def published(dataset: str, sigmas: Sequence[float] = ()) -> list[dict]:
         {
             "name": f"{row['method']} ({row['subset']})",
             "sigma": float(row["sigma"]),
+            "norm": L2,
             "examples": None,
             "samples": None,
             "alpha": None,
@@ -228,6 +236,7 @@ def render(
 
 def _parts(rows, references, compared):
     """The table, its notes, and the table of differences."""
+    note = _NOTE.format(norm=f"L{common_norm([*rows, *references])}")
     grid = _grid([*rows, *references])
     table = _empty(["model", "sigma", "images", "samples", *grid, _ACR])
     most = {radius: _greatest(rows, radius) for radius in (*grid, _ACR)}
@@ -238,7 +247,7 @@ def _parts(rows, references, compared):
     for row in references:
         table.add_row(*_texts(row, grid, (), 0))
     yield table
-    yield rich.text.Text(_NOTE + _levels(rows), style="italic")
+    yield rich.text.Text(note + _levels(rows), style="italic")
     if references:
         sources = dict.fromkeys(row["source"] for row in references)
         text = f" at the end, published: {', '.join(sources)}\n"
@@ -247,11 +256,27 @@ def _parts(rows, references, compared):
         yield from _compared(compared)
 
 
+def common_norm(rows: Sequence[Mapping]) -> str:
+    """Returns the norm of the radii of all rows: "1", "2" or "inf".
+
+    Raises:
+        InputError: where they differ.
+    """
+    norms = {row["name"]: row["norm"] for row in rows}
+    if len(set(norms.values())) > 1:
+        shown = ", ".join(f"{name}: L{norm}" for name, norm in norms.items())
+        raise InputError(
+            "Radii of different norms cannot stand side by side. Received: "
+            f"{shown}. Give those of one norm at a time."
+        )
+    return next(iter(norms.values()), L2)
+
+
 def _grid(rows) -> list[str]:
     """The radii to which anything is certified, and 0."""
     values = [entry for row in rows for entry in row["certified_accuracy"].items()]
-    found = {radius for radius, value in values if value > 0.0 or float(radius) == 0.0}
-    return sorted(found, key=float)
+    found = {radius for radius, value in values if value > 0.0 or not Fraction(radius)}
+    return sorted(found, key=Fraction)
 
 
 def _levels(rows) -> str:

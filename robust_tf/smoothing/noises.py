@@ -144,6 +144,12 @@ class Uniform(Noise):
     def __post_init__(self):
         check_positive(self.half_width, "half_width")
 
+    @classmethod
+    def of_deviation(cls, sigma: float) -> "Uniform":
+        """Returns the noise of a standard deviation, as wide as `sqrt(3) * sigma`."""
+        check_positive(sigma, "sigma")
+        return cls(math.sqrt(3.0) * sigma)
+
     @property
     def scale(self):
         return self.half_width

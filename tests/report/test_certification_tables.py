@@ -53,6 +53,7 @@ def test_the_first_greatest_value_is_marked():
         {
             "name": name,
             "sigma": 0.5,
+            "norm": "2",
             "examples": 4,
             "samples": 100,
             "alpha": 0.01,
@@ -78,6 +79,7 @@ def test_the_first_greatest_value_is_marked():
 def test_rows_of_a_summary_and_of_a_log_share_columns():
     summary = {
         "sigma": 1.0,
+        "norm": "2",
         "examples": 9,
         "n": 1000,
         "alpha": 0.001,

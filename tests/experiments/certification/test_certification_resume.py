@@ -116,7 +116,7 @@ def test_more_examples_go_on_with_what_is_there(quick, tmp_path, path, whole):
         ({"seed": 1, "n0": 9}, "another n0 and another seed.*another --workdir"),
         ({"sampling": {"full": True}}, "another mode. Received: mode full, recorded"),
         ({"sampling": {"block_size": 50}}, "another block_size"),
-        ({"sampling": {"quantised": True}}, "another noise"),
+        ({"sampling": {"noise": "quantised gaussian"}}, "another noise"),
         ({"skip": 4}, "other examples. Received: row 2 is example 30, not 31"),
         ({"examples": Examples(start=28)}, "row 1 is example 27, not 28"),
     ],

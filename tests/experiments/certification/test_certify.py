@@ -17,6 +17,7 @@ from robust_tf.experiments.certification_summary import summarize
 from robust_tf.experiments.settings import Data
 from robust_tf.experiments.settings import Examples
 from robust_tf.experiments.verification_models import load_classifier
+from robust_tf.interchange.onnx_writer import write_onnx
 from robust_tf.smoothing import Gaussian
 from robust_tf.smoothing import metrics
 from robust_tf.smoothing import radius as radii
@@ -30,6 +31,8 @@ from tests.experiments.certification.cases import certify
 from tests.experiments.certification.cases import lines
 from tests.experiments.certification.cases import rows
 from tests.experiments.certification.cases import save
+
+QUANTISED = "quantised gaussian"
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +222,7 @@ def test_which_examples(quick, tmp_path, path, examples, skip, most, indices):
         ({"examples": Examples(count=4000)}, "Received: start 0, count 4000"),
         ({"examples": Examples(count=0)}, "count 0"),
         ({"data": Data("mnist", data_dir="/none")}, "mnist"),
-        ({"sampling": {"quantised": True}}, "Quantised noise needs images in steps"),
+        ({"sampling": {"noise": QUANTISED}}, "Quantised noise needs images in steps"),
     ],
 )
 def test_bad_values_are_refused(tmp_path, path, change, message):
@@ -239,6 +242,13 @@ def test_bad_values_are_refused(tmp_path, path, change, message):
         ({"temperature": 0.0}, "`temperature` must be above 0"),
         ({"tolerance": -0.1}, "`tolerance` must be at least 0"),
         ({"mode": "adaptive", "full": True}, "Adaptive certification never draws"),
+        ({"noise": "laplace"}, "`noise` must be one of .'gaussian', 'quantised gauss"),
+        ({"norm": 3}, "`norm` must be one of .1, 2, 'inf'"),
+        ({"radii": (0.1, -0.1)}, "`radii` must be finite numbers of at least 0"),
+        ({"radii": (float("nan"),)}, "`radii` must be"),
+        ({"radii": 0.5}, "`radii` must be"),
+        ({"radii": (0.1,), "full": True}, "All samples are drawn.* full=True"),
+        ({"radii": (0.1,), "mode": "soft"}, "All samples are drawn.* mode soft"),
     ],
 )
 def test_bad_ways_to_sample_are_refused(change, message):
@@ -246,11 +256,84 @@ def test_bad_ways_to_sample_are_refused(change, message):
         Sampling(**change)
 
 
+def test_listed_radii_are_those_of_all_samples(tmp_path, path):
+    """Fewer samples, and certified accuracy at these radii as if none were saved."""
+    listed, blocks = (0.4, 0.1), {"block_size": 10}
+    whole = [tmp_path / "whole"]
+    whole.append(certify(whole[0], path, sampling=blocks))
+    summary = certify(tmp_path, path, sampling=blocks | {"radii": listed})
+    assert list(summary["certified_accuracy"]) == ["0.00", "0.10", "0.40"]
+    radius = np.array([record["radius"] for record in lines(whole[0])])
+    correct = [one["label"] == one["prediction"] for one in lines(whole[0])]
+    expected = metrics.certified_accuracy(radius, correct, (0.0, *sorted(listed)))
+    found = list(summary["certified_accuracy"].values())
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert 0.0 < expected[2] < expected[0]
+    assert {record["radius"] for record in lines(tmp_path)} <= {0.0, *listed}
+    assert summary["estimation_samples"] < whole[1]["estimation_samples"]
+    assert 0.0 < summary["acr"] < whole[1]["acr"]
+    assert "and the ACR a lower bound" in summary["warnings"][0]
+    with pytest.raises(rt.InputError, match="another radii"):
+        certify(tmp_path, path, sampling=blocks | {"radii": (0.2,)})
+
+
+def test_uniform_noise_certifies_l1_radii(tmp_path, path):
+    """As wide as its deviation says, on record with its norm (arXiv:2002.08118)."""
+    summary = certify(tmp_path, path, sampling={"noise": "uniform", "full": True})
+    width = np.sqrt(3.0) * SIGMA
+    for record in lines(tmp_path):
+        lower = radii.clopper_pearson_lower(
+            record["counts"][record["candidate"]], N, ALPHA
+        )
+        expected = 2.0 * width * max(lower - 0.5, 0.0)
+        assert record["radius"] == pytest.approx(expected, rel=1e-12)
+        assert (record["noise"], record["norm"]) == ("uniform", 1)
+    assert (summary["norm"], summary["is_converted"]) == ("1", False)
+    least = radii.clopper_pearson_lower(N, N, ALPHA)
+    assert summary["largest_radius"] == pytest.approx(2.0 * width * (least - 0.5))
+
+
+def test_converted_radii(quick, tmp_path, path, whole):
+    """Linf radii of Gaussian noise: those of L2, over the root of the pixels."""
+    summary = certify(tmp_path, path, sampling={"norm": "inf"})
+    for found, expected in zip(lines(tmp_path), lines(whole[0]), strict=True):
+        assert found["radius"] == pytest.approx(expected["radius"] / 8.0, rel=1e-12)
+        assert found["counts"] == expected["counts"] and found["norm"] == "inf"
+        assert "norm" not in expected
+    assert (summary["norm"], summary["is_converted"]) == ("inf", True)
+    assert summary["acr"] == pytest.approx(whole[1]["acr"] / 8.0, rel=1e-12)
+    accuracy = summary["certified_accuracy"]
+    assert list(accuracy)[:3] == ["0.00", "1/255", "2/255"]
+    radius = np.array([record["radius"] for record in lines(tmp_path)])
+    correct = [one["prediction"] == one["label"] for one in lines(tmp_path)]
+    expected = np.mean((radius >= 2 / 255) & correct)
+    assert accuracy["2/255"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(rt.InputError, match="another norm"):
+        certify(tmp_path, path, sampling={"norm": 1})
+
+
+def test_devices_share_the_samples(tmp_path, path, whole):
+    """Two logical devices: the very rows of one."""
+    summary = certify(tmp_path, path, sampling={"devices": ("CPU:0", "CPU:1")})
+    assert rows(tmp_path) == rows(whole[0])
+    assert summary["arithmetic"]["devices"] == ["CPU:0", "CPU:1"]
+
+
+def test_networks_of_other_frameworks(tmp_path, path, whole):
+    """An ONNX file of the same classifier gives the very rows."""
+    pytest.importorskip("onnx")
+    file = tmp_path / "model.onnx"
+    write_onnx(path, file)
+    summary = certify(tmp_path / "onnx", str(file))
+    assert rows(tmp_path / "onnx") == rows(whole[0])
+    assert summary["model"] == str(file)
+
+
 def test_models_of_other_images_are_refused(tmp_path, path):
     with pytest.raises(rt.InputError, match="does not exist"):
         certify(tmp_path, str(tmp_path / "none.keras"))
     with pytest.raises(rt.InputError, match="There are no records to summarize"):
-        summarize(None, [])
+        summarize(None, [], {})
 
 
 def test_noise_of_training_is_compared(quick, tmp_path, path, caplog):
@@ -263,6 +346,9 @@ def test_noise_of_training_is_compared(quick, tmp_path, path, caplog):
         (warning,) = summary["warnings"]
         assert "trained with noise of sigma 0.25" in warning and "0.3" in warning
         assert warning in caplog.text
+    noise = {"noise": "uniform"}
+    _, warning = certify(tmp_path / "c", str(run), count=1, sampling=noise)["warnings"]
+    assert "trained with Gaussian noise, and is certified with uniform" in warning
     files.write_json(run / "summary.json", {"sigma": SIGMA})
     assert certify(tmp_path / "b", str(run), count=1)["warnings"] == []
     for content in ({}, [1], {"sigma": "x"}):
@@ -283,9 +369,9 @@ def test_a_missing_normalisation_is_said(tmp_path, path, name, warns):
     images = datasets.ImageDataset(
         name, np.zeros((2, 8, 8, 1), "uint8"), np.zeros(2, int), 10, "test"
     )
-    plain = load_classifier(path)
-    found = certification_warnings.of(plain, images, 0.25)
+    plain, values = load_classifier(path), {"sigma": 0.25, "noise": "gaussian"}
+    found = certification_warnings.of(plain, images, values)
     assert ["normalises" in text for text in found] == [True] * warns
     layer = keras.layers.Normalization(mean=[0.5], variance=[0.04])
     normalised = save(tmp_path / "a.keras", epochs=0, first=[layer])
-    assert certification_warnings.of(load_classifier(normalised), images, 0.25) == []
+    assert certification_warnings.of(load_classifier(normalised), images, values) == []

@@ -70,6 +70,10 @@ def test_more_flags(launch, quick, tmp_path, path):
     expected = {"seed": 7, "n": 60, "sigma": 0.2, "alpha": 0.05, "mode": "full"}
     for name, value in expected.items():
         assert {record[name] for record in found} == {value}
+    workdir = tmp_path / "linf"
+    norm = (f"--workdir={workdir}", "--norm=inf")
+    assert launch(*given, *more, *noise, *norm) is None
+    assert {record["norm"] for record in lines(workdir)} == {"inf"}
     soft = ("--gin_param=certification_settings.Sampling.mode = 'soft'",)
     workdir = tmp_path / "soft"
     assert launch(*given[:-1], *more, *noise, f"--workdir={workdir}", *soft) is None
@@ -107,7 +111,7 @@ def test_a_run_folder_names_data_and_sigma(launch, quick, tmp_path, path):
             "Received: 'a.pt', which does not exist",
         ),
         (("--workdir=W", "--epsilon=0.1"), "`--epsilon` means nothing here"),
-        (("--workdir=W", "--norm=2"), "`--norm` means nothing here"),
+        (("--workdir=W", "--norm=3"), "`--norm` must be one of 1, 2, inf"),
         ((*GIVEN, "--workdir=W", "--model=MODEL", "--sigma=-1"), "`--sigma` must be"),
         ((*GIVEN, "--workdir=W", "--model=MODEL", "--skip=0"), "`--skip` must be"),
         ((*GIVEN, "--workdir=W", "--model=MODEL", "--max=0"), "`max_examples` must"),
@@ -167,6 +171,19 @@ def test_pictures_and_tables(quick, plot, tmp_path, path, whole, capsys, caplog)
     assert against[1][2:] == [str(COUNT), "+0.0000", "0.0000"]
     assert float(against[0][3]) != 0.0
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
+
+
+def test_radii_of_different_norms_are_not_compared(
+    quick, plot, tmp_path, path, whole, capsys
+):
+    certify(tmp_path / "linf", path, sampling={"norm": "inf"})
+    runs, out = [f"--run={tmp_path / 'linf'}"], f"--out={tmp_path / 'out'}"
+    assert plot(*runs, out) is None
+    shown = capsys.readouterr().out
+    assert "at each Linf radius" in shown and "1/255" in shown
+    assert plot(*runs, f"--run={whole[0]}", out) == 2
+    shown = capsys.readouterr().err.replace("\n", " ")
+    assert re.search("Radii of different norms.*linf: Linf", shown), shown
 
 
 @pytest.mark.parametrize(
