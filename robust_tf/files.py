@@ -1,14 +1,19 @@
 """Files that a kill at any moment leaves whole: written at once, or line by line."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import shutil
 import uuid
+from collections.abc import Iterator
 
 from absl import logging
 
 from robust_tf.errors import InputError
+
+_TEMPORARY = ".tmp"
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
@@ -18,7 +23,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """
     path = pathlib.Path(path)
     content = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -28,6 +33,34 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields where to make a folder that gets its name once the block has ended.
+
+    So it is whole or absent. What an error in the block leaves is removed.
+
+    Raises:
+        InputError: for a path that exists.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        raise InputError(f"'{path}' exists already. Give the name of a new folder.")
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Removes what writers that were killed left; no other may be writing there."""
+    for temporary in pathlib.Path(folder).glob(f".*{_TEMPORARY}"):
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, value) -> None:
@@ -83,6 +116,11 @@ def to_json(value, indent: int | None = None) -> str:
     JSON has no numbers that are not finite, and other programs refuse them.
     """
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _temporary(path) -> pathlib.Path:
+    """A new name beside a path, for what is not whole yet."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
 
 
 def _plain(value):

@@ -80,6 +80,49 @@ class WriteTest(parameterized.TestCase):
         self.assertEqual(json.loads((self.folder / "a.json").read_text()), {"a": 1})
 
 
+class WholeFolderTest(parameterized.TestCase):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = tmp_path
+
+    def test_it_has_its_name_once_it_is_whole(self):
+        with files.whole_folder(str(self.folder / "a")) as folder:
+            folder.mkdir()
+            (folder / "part.txt").write_text("1")
+            self.assertFalse((self.folder / "a").exists())
+        self.assertEqual((self.folder / "a" / "part.txt").read_text(), "1")
+        self.assertEqual(os.listdir(self.folder), ["a"])
+
+    def test_a_failure_leaves_nothing(self):
+        full = self.assertRaisesRegex(OSError, "no space")
+        with full, files.whole_folder(self.folder / "a") as folder:
+            folder.mkdir()
+            (folder / "part.txt").write_text("1")
+            raise OSError("no space")
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_what_is_there_is_refused_and_left(self):
+        (self.folder / "a").mkdir()
+        refused = self.assertRaisesRegex(InputError, "'.*a' exists already. Give")
+        with refused, files.whole_folder(self.folder / "a"):
+            self.fail("The block must not run.")
+        self.assertEqual(os.listdir(self.folder), ["a"])
+
+    def test_what_a_kill_left_is_removed_and_nothing_else(self):
+        def killed(source, target):
+            raise KeyboardInterrupt
+
+        (self.folder / "a.tmp").write_text("mine")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            patch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)
+            with self.assertRaises(KeyboardInterrupt):
+                files.write_atomically(self.folder / "b.txt", "half")
+        self.assertLen(os.listdir(self.folder), 2)
+        files.remove_unfinished(self.folder)
+        self.assertEqual(os.listdir(self.folder), ["a.tmp"])
+
+
 class JsonLinesTest(parameterized.TestCase):
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path, monkeypatch):

@@ -12,13 +12,13 @@ enable_tensor_float_32_execution(False)`): bounds would then err by more than th
 
 import math
 import os
-import pathlib
 
 import keras
 import tensorflow as tf
 
 from robust_tf.attacks.pgd import margins_of
 from robust_tf.errors import InputError
+from robust_tf.files import whole_folder
 from robust_tf.layers.convert import convert
 from robust_tf.propagation.compute import compute_bounds
 from robust_tf.regions import LpBall
@@ -66,24 +66,21 @@ def export_certified(
         InputError: for a folder that exists, another method, numbers out of range, and
             as `convert`.
     """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise InputError(f"'{path}' exists already. Give the name of a new folder.")
     _check_options(method, upper, steps)
-    endpoints = _Endpoints(convert(model), method, upper, steps)
-    shape, dtype = endpoints.model.inputs[0].shape, endpoints.model.inputs[0].dtype
-    images = tf.TensorSpec([None, *shape[1:]], dtype, "images")
-    radius = tf.TensorSpec([], dtype, "radius")
-    archive = keras.export.ExportArchive()
-    archive.track(endpoints)
-    archive.add_endpoint("predict", endpoints.predict, [images])  # First: the default.
-    archive.add_endpoint("certify", endpoints.certify, [images, radius])
-    archive.add_endpoint("certified_radius", endpoints.certified_radius, [images])
-    temporary = path.with_name(f".{path.name}.tmp")
-    # Nobody differentiates certificates.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    archive.write_out(temporary, options, verbose=False)
-    temporary.rename(path)
+    with whole_folder(path) as folder:
+        endpoints = _Endpoints(convert(model), method, upper, steps)
+        shape, dtype = endpoints.model.inputs[0].shape, endpoints.model.inputs[0].dtype
+        images = tf.TensorSpec([None, *shape[1:]], dtype, "images")
+        radius = tf.TensorSpec([], dtype, "radius")
+        archive = keras.export.ExportArchive()
+        archive.track(endpoints)
+        # The first one is the default.
+        archive.add_endpoint("predict", endpoints.predict, [images])
+        archive.add_endpoint("certify", endpoints.certify, [images, radius])
+        archive.add_endpoint("certified_radius", endpoints.certified_radius, [images])
+        # Nobody differentiates certificates.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        archive.write_out(folder, options, verbose=False)
 
 
 class _Endpoints(tf.Module):

@@ -5,14 +5,13 @@ It holds its own noise, votes and bounds: a table of the radius for each possibl
 
 import functools
 import os
-import pathlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from robust_tf.errors import InputError
+from robust_tf.files import whole_folder
 from robust_tf.smoothing import radius as bounds
 from robust_tf.smoothing.classifier import SmoothedClassifier
 from robust_tf.smoothing.sampling import ESTIMATION
@@ -48,25 +47,21 @@ def export_smoothed(
     Raises:
         InputError: for a folder that exists, and samples that can certify nothing.
     """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise InputError(f"'{path}' exists already. Give the name of a new folder.")
     bounds.check_selection(n0, n)
     bounds.check_can_certify(n, alpha)
-    endpoints = _Endpoints(smoothed, n0, n, alpha)
-    base = smoothed.base
-    signature = [
-        tf.TensorSpec([None, *base.input_shape], base.dtype, "images"),
-        tf.TensorSpec([], tf.int64, "seed"),
-    ]
-    archive = keras.export.ExportArchive()
-    archive.track(endpoints)
-    for name in ("certify", "predict"):
-        archive.add_endpoint(name, getattr(endpoints, name), signature)
-    archive.add_endpoint("logits", endpoints.logits, signature[:1])
-    temporary = path.with_name(f".{path.name}.tmp")
-    archive.write_out(temporary, verbose=False)
-    temporary.rename(path)
+    with whole_folder(path) as folder:
+        endpoints = _Endpoints(smoothed, n0, n, alpha)
+        base = smoothed.base
+        signature = [
+            tf.TensorSpec([None, *base.input_shape], base.dtype, "images"),
+            tf.TensorSpec([], tf.int64, "seed"),
+        ]
+        archive = keras.export.ExportArchive()
+        archive.track(endpoints)
+        for name in ("certify", "predict"):
+            archive.add_endpoint(name, getattr(endpoints, name), signature)
+        archive.add_endpoint("logits", endpoints.logits, signature[:1])
+        archive.write_out(folder, verbose=False)
 
 
 class _Endpoints(tf.Module):

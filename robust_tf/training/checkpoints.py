@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from robust_tf.errors import InputError
+from robust_tf.files import remove_unfinished
 from robust_tf.files import write_atomically
 from robust_tf.files import write_json
 
@@ -114,6 +115,7 @@ class CheckpointStore:
         for old in stems[:first] + stems[first + self._keep :]:
             for suffix in (".json", ".npz"):  # The digest first: then it is not whole.
                 (self._folder / f"{old}{suffix}").unlink(missing_ok=True)
+        remove_unfinished(self._folder)
 
     def _stems(self) -> list[str]:
         """Names of checkpoints, newest first; those without a digest too."""

@@ -51,6 +51,13 @@ def test_the_last_few_are_kept(store, folder):
     assert _names(folder) == names
 
 
+def test_what_a_killed_writer_left_goes_with_the_next(store, folder):
+    left = folder / ".epoch-000003.npz.0123.tmp"
+    left.write_bytes(b"half")
+    store.save(_checkpoint(4))
+    assert not left.exists() and store.newest().epoch == 4
+
+
 def test_a_named_one_stays_apart(store, folder):
     store.save(_checkpoint(1), "best")
     assert store.newest().epoch == 3
