@@ -9,6 +9,7 @@ PROGRAMS = (
     *("train", "evaluate", "verify", "certify", "export"),
     *("losses", "pareto", "plot", "soft_targets"),
 )
+IMAGENET = ["array_record>=0.6"]
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 setuptools.setup(
@@ -52,8 +53,12 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.7",
     ],
     extras_require={
-        "dev": ["build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff", *ONNX],
+        "dev": [
+            *("build", "hypothesis", "pytest>=8", "pytest-xdist", "ruff"),
+            *(*IMAGENET, *ONNX),
+        ],
         "gpu": ["tensorflow[and-cuda]>=2.20"],
+        "imagenet": IMAGENET,  # Images of many shapes, read one by one.
         "onnx": ONNX,  # Networks of other frameworks; without it, all else works.
         "torch": ["torch>=2.6"],  # Files of published weights; `.npz` goes without.
     },

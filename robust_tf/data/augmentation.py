@@ -1,10 +1,14 @@
 """Random changes of training images, as functions of a seed."""
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from robust_tf.errors import InputError
+
+# From images and a seed `[2]` to images, see `pipeline.training_batches`.
+Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 PADDING_MODES = ("zero", "edge")
 # Of the random numbers for colours, which are not those for places.
@@ -161,6 +165,32 @@ class RandomCropAndColor:
         images = tf.clip_by_value(images + shifts, 0.0, 1.0)
         means = tf.reduce_mean(images, (1, 2), keepdims=True)
         return tf.clip_by_value(means + factors * (images - means), 0.0, 1.0)
+
+
+def augmented(
+    images: tf.Tensor, augmentation: Augmentation | None, seed: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns the changed images, of the same static shape; None changes nothing.
+
+    Args:
+        images: `[batch, height, width, channels]` float32 in [0, 1].
+        augmentation: what changes them.
+        seed: `[2]`, integers, one seed for the whole batch.
+
+    Raises:
+        InputError: for an augmentation that changes shape or type.
+    """
+    if augmentation is None:
+        return images
+    changed = tf.convert_to_tensor(augmentation(images, seed))
+    is_same = changed.dtype == images.dtype
+    if not is_same or not changed.shape.is_compatible_with(images.shape):
+        raise InputError(
+            "An augmentation must return images of the shape and type it was given, "
+            f"{images.shape} {images.dtype.name}. Received: {changed.shape} "
+            f"{changed.dtype.name}"
+        )
+    return tf.ensure_shape(changed, images.shape)
 
 
 def _gather_pixels(images, rows, columns):

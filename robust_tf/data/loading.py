@@ -1,4 +1,4 @@
-"""From the name of a set and of a split to labelled images in memory."""
+"""From the name of a set and of a split to labelled images."""
 
 import os
 
@@ -7,8 +7,11 @@ import numpy as np
 from robust_tf.data import matlab_folder
 from robust_tf.data import tfds_folder
 from robust_tf.data import tiny_imagenet
+from robust_tf.data.array_records import ArrayRecordSource
+from robust_tf.data.crops import CentreCrop
 from robust_tf.data.dataset import ImageDataset
 from robust_tf.data.digits import DigitsSource
+from robust_tf.data.stored import StoredImages
 from robust_tf.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -24,16 +27,21 @@ def load(
     validation_shuffle_seed: int | None = None,
     download: bool = False,
     expected_digest: str | None = None,
-) -> ImageDataset:
-    """Returns one split of a data set, in memory and in the order of its files.
+    evaluation_crop: CentreCrop | None = None,
+) -> ImageDataset | StoredImages:
+    """Returns one split of a data set, in the order of its files.
+
+    Images are held in memory, but for those that TFDS has written as ArrayRecord files
+    (`file_format="array_record"`), as it has to where they have many shapes
+    (ImageNet): they are read one by one.
 
     With a `validation_share`, the first `int((1 - share) n)` examples of the stored
     training split are for training and the rest for validation, as published systems
     do (arXiv:2305.13991); with a seed, one fixed permutation of the split is cut there
-    instead. A split that is stored class by class (TinyImageNet) is always permuted,
-    with seed 0 where none is given. Without a share, "validation" is what the set
-    itself calls so. Where a set has no "test" split, its "validation" split stands for
-    it.
+    instead. A split that is stored class by class (TinyImageNet), or not held in
+    memory, is always permuted, with seed 0 where none is given. Without a share,
+    "validation" is what the set itself calls so. Where a set has no "test" split, its
+    "validation" split stands for it.
 
     Args:
         name: `digits` (embedded), `tiny_imagenet` (also from its original folder,
@@ -48,22 +56,36 @@ def load(
         validation_shuffle_seed: of the permutation; None for none, but see above.
         download: whether TFDS may fetch a set that is not there; without it no
             connection is opened.
-        expected_digest: what `ImageDataset.digest` must be; None for anything.
+        expected_digest: what the set's `digest` must be; None for anything.
+        evaluation_crop: makes images that are read one by one one shape; None where
+            they have one.
 
     Raises:
         InputError: for a set or split that is missing, damaged, too large for memory,
             or no set of images with one class each; a share out of range; another
-            digest.
+            digest; a crop of images in memory, or none of those of many shapes.
     """
     _check_request(split, validation_share)
     source = _open(name, data_dir, download)
     stored = _stored_split(name, split, source.splits, validation_share)
     indices = None
     if validation_share and stored == "train":
-        order = _order(source.labels(stored), validation_shuffle_seed)
+        order = _order(source, validation_shuffle_seed)
         indices = _part(name, order, split, validation_share)
-    images, labels = source.read(stored, indices)
-    dataset = ImageDataset(name, images, labels, source.num_classes, split)
+    if isinstance(source, ArrayRecordSource):
+        dataset = StoredImages(
+            name,
+            source.records(stored),
+            source.image_shape,
+            source.num_classes,
+            split,
+            evaluation_crop,
+            indices,
+        )
+    else:
+        _refuse_crop(name, evaluation_crop)
+        images, labels = source.read(stored, indices)
+        dataset = ImageDataset(name, images, labels, source.num_classes, split)
     if expected_digest is not None and dataset.digest != expected_digest:
         raise InputError(
             f"The digest of '{name}' ({split}) is not the expected one. Expected: "
@@ -113,16 +135,29 @@ def _stored_split(name, split, available, validation_share):
     return stored
 
 
-def _order(labels, seed):
+def _refuse_crop(name, crop):
+    if crop is not None:
+        raise InputError(
+            "`evaluation_crop` is for images that are read one by one, and those of "
+            f"'{name}' are held in memory. Received: {crop}. Leave it out."
+        )
+
+
+def _order(source, seed):
     """Positions of the stored training split, in the order in which it is cut."""
-    num_classes = len(np.unique(labels))
-    is_by_class = np.count_nonzero(np.diff(labels)) == num_classes - 1
-    if seed is None and is_by_class and 1 < num_classes < len(labels):
-        seed = SORTED_SPLIT_SEED
+    if isinstance(source, ArrayRecordSource):  # Labels would take hours to read.
+        count = len(source.records("train"))
+        seed = SORTED_SPLIT_SEED if seed is None else seed
+    else:
+        labels = source.labels("train")
+        count, num_classes = len(labels), len(np.unique(labels))
+        is_by_class = np.count_nonzero(np.diff(labels)) == num_classes - 1
+        if seed is None and is_by_class and 1 < num_classes < count:
+            seed = SORTED_SPLIT_SEED
     if seed is None:
-        return np.arange(len(labels))
+        return np.arange(count)
     # The legacy generator's stream is frozen; `default_rng` promises no such thing.
-    return np.random.RandomState(seed).permutation(len(labels))
+    return np.random.RandomState(seed).permutation(count)
 
 
 def _part(name, order, split, validation_share):

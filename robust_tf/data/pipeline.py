@@ -1,22 +1,21 @@
 """Batches for training and evaluation, each a function of (seed, epoch, position)."""
 
 import operator
-from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
-from robust_tf.data.dataset import ImageDataset
+from robust_tf.data.augmentation import Augmentation
+from robust_tf.data.dataset import LabelledImages
 from robust_tf.data.memory import host_tensor
 from robust_tf.errors import InputError
-
-Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 # Independent streams of random numbers from one seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 
 def training_batches(
-    dataset: ImageDataset,
+    dataset: LabelledImages,
     batch_size: int,
     seed: int,
     *,
@@ -24,13 +23,14 @@ def training_batches(
     first_epoch: int = 0,
     augmentation: Augmentation | None = None,
     drop_remainder: bool = True,
+    weights: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Returns the shuffled batches of epochs `first_epoch` to `epochs - 1`, in a row.
 
     The order of an epoch is a function of (seed, epoch), the augmentation of a batch
     one of (seed, epoch, number of the batch): a run resumed at `first_epoch` sees the
-    very batches that an uninterrupted run sees from there on. Pixels stay in the type
-    of the set, whole batches are gathered by index and only then made floats.
+    very batches that an uninterrupted run sees from there on. Whole batches are read
+    by index.
 
     Args:
         dataset: the training split.
@@ -43,6 +43,9 @@ def training_batches(
             autograph must be a `tf.function`.
         drop_remainder: whether examples that fill no batch are left out of an epoch
             (a different few each time); otherwise the last batch is smaller.
+        weights: of the examples, `[len(dataset)]`, at least 0: each epoch is drawn with
+            replacement, as many examples as the set has and in proportion to these; its
+            order is a function of them, too. None: each example once.
 
     Returns:
         `(images [batch, height, width, channels] float32, labels [batch] int32)`; of a
@@ -53,6 +56,7 @@ def training_batches(
         InputError: for numbers out of range, a batch larger than the set, or an
             augmentation that changes shape or type.
     """
+    ends = None if weights is None else _ends(weights, len(dataset))
     steps = steps_per_epoch(dataset, batch_size, drop_remainder)
     seed, epochs = _whole(seed, "seed", 0), _whole(epochs, "epochs", 0)
     first_epoch = _whole(first_epoch, "first_epoch", 0)
@@ -62,7 +66,7 @@ def training_batches(
             f"of the run. Received: first_epoch {first_epoch}, epochs {epochs}"
         )
     size = batch_size if drop_remainder else None
-    order = _epoch_order(len(dataset), batch_size, steps, seed)
+    order = _epoch_order(len(dataset), batch_size, steps, seed, ends)
     gather = _training_gather(dataset, seed, augmentation, size)
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(order)
     batches = batches.apply(
@@ -72,7 +76,7 @@ def training_batches(
 
 
 def steps_per_epoch(
-    dataset: ImageDataset, batch_size: int, drop_remainder: bool = True
+    dataset: LabelledImages, batch_size: int, drop_remainder: bool = True
 ) -> int:
     """Returns how many batches `training_batches` makes of one epoch.
 
@@ -92,7 +96,7 @@ def steps_per_epoch(
 
 
 def evaluation_batches(
-    dataset: ImageDataset, batch_size: int, start: int = 0, count: int | None = None
+    dataset: LabelledImages, batch_size: int, start: int = 0, count: int | None = None
 ) -> tf.data.Dataset:
     """Returns `count` examples from `start` on, in order, in batches of one shape.
 
@@ -112,19 +116,19 @@ def evaluation_batches(
     batch_size = _whole(batch_size, "batch_size", 1)
     chosen = evaluation_positions(dataset, start, count)
     start, count = chosen.start, len(chosen)
-    images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
+    read = dataset.reader()
 
     def gather(step):
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         indices = start + tf.minimum(positions, count - 1)
         weights = tf.cast(positions < count, tf.float32)
-        return _floats(tf.gather(images, indices)), tf.gather(labels, indices), weights
+        return *read(indices), weights
 
     return _in_parallel(tf.data.Dataset.range(-(-count // batch_size)), gather)
 
 
 def evaluation_positions(
-    dataset: ImageDataset, start: int = 0, count: int | None = None
+    dataset: LabelledImages, start: int = 0, count: int | None = None
 ) -> range:
     """Returns the positions of `count` examples from `start` on, at least one.
 
@@ -147,13 +151,17 @@ def evaluation_positions(
     return range(start, start + count)
 
 
-def _epoch_order(num_examples, batch_size, steps, seed):
+def _epoch_order(num_examples, batch_size, steps, seed, ends):
     """A function from an epoch to its batches: (epoch, step, indices of examples)."""
 
     def epoch_order(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(num_examples), _fold(seed, _ORDER, epoch), alg="philox"
-        )
+        key = _fold(seed, _ORDER, epoch)
+        if ends is None:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(num_examples), key, alg="philox"
+            )
+        else:
+            order = _drawn(ends, num_examples, key)
 
         def batch_order(step):
             return epoch, step, order[step * batch_size : (step + 1) * batch_size]
@@ -163,38 +171,47 @@ def _epoch_order(num_examples, batch_size, steps, seed):
     return epoch_order
 
 
+def _ends(weights, num_examples) -> tf.Tensor:
+    """Where the share of each example in [0, 1) ends."""
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (num_examples,):
+        raise InputError(
+            f"`weights` must be one number for each of the {num_examples} examples. "
+            f"Received: shape {weights.shape}"
+        )
+    total = weights.sum()
+    if not (weights.min() >= 0.0 and 0.0 < total < np.inf):  # False for NaN, too.
+        raise InputError(
+            "`weights` must be finite and at least 0, and some above 0. Received: "
+            f"values from {weights.min():g} to {weights.max():g}"
+        )
+    ends = np.cumsum(weights)
+    return tf.constant(ends / ends[-1])  # The last is 1, exactly: no draw passes it.
+
+
+def _drawn(ends, num_examples, key):
+    """Indices of an epoch that is drawn with replacement."""
+    places = tf.random.stateless_uniform(
+        [num_examples], key, dtype=tf.float64, alg="philox"
+    )
+    return tf.searchsorted(ends, places, side="right")
+
+
 def _training_gather(dataset, seed, augmentation, size):
     """A function from (epoch, step, indices) to images and labels."""
-    images, labels = host_tensor(dataset.images), host_tensor(dataset.labels)
-    if dataset.targets is not None:
-        labels = {"label": labels, "target": host_tensor(dataset.targets)}
+    read = dataset.reader(augmentation)
+    targets = None if dataset.targets is None else host_tensor(dataset.targets)
 
     # Unconverted, errors arrive as they were raised.
     @tf.autograph.experimental.do_not_convert
     def gather(epoch, step, indices):
         indices = tf.ensure_shape(indices, [size])
-        batch = _floats(tf.gather(images, indices))
-        if augmentation is not None:
-            changed = augmentation(batch, _fold(seed, _AUGMENTATION, epoch, step))
-            batch = _as_before(changed, batch)
-        return batch, tf.nest.map_structure(
-            lambda values: tf.gather(values, indices), labels
-        )
+        images, labels = read(indices, _fold(seed, _AUGMENTATION, epoch, step))
+        if targets is not None:
+            labels = {"label": labels, "target": tf.gather(targets, indices)}
+        return images, labels
 
     return gather
-
-
-def _as_before(changed, images):
-    """Checks what an augmentation returned, and sets the static shape anew."""
-    changed = tf.convert_to_tensor(changed)
-    is_same = changed.dtype == images.dtype
-    if not is_same or not changed.shape.is_compatible_with(images.shape):
-        raise InputError(
-            "An augmentation must return images of the shape and type it was given, "
-            f"{images.shape} {images.dtype.name}. Received: {changed.shape} "
-            f"{changed.dtype.name}"
-        )
-    return tf.ensure_shape(changed, images.shape)
 
 
 def _in_parallel(batches, gather):
@@ -205,12 +222,6 @@ def _in_parallel(batches, gather):
     options.experimental_optimization.apply_default_optimizations = False
     batches = batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _floats(images):
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 255.0
-    return images
 
 
 def _fold(seed, *numbers):

@@ -1,6 +1,5 @@
 """Image classification sets that TFDS has written to a folder, read from there."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -9,12 +8,14 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
+from robust_tf.data import array_records
+from robust_tf.data.array_records import ArrayRecordSource
+from robust_tf.data.damage import explained
 from robust_tf.data.memory import empty_images
 from robust_tf.errors import InputError
 
 _BATCH = 1000
 _NAME = re.compile(r"(\w+(?:/[\w.-]+)?)(?::(\d+\.\d+\.\d+))?")
-_NODE = re.compile(r"{{function_node .*?}} *| *\[Op:.*")  # In TensorFlow's messages.
 _FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -27,25 +28,22 @@ class TfdsSource:
     Args:
         name: of the set, for messages.
         folder: the folder of one version.
-
-    Raises:
-        InputError: where the folder cannot be read, or the set has no feature "image"
-            of one fixed shape or no feature "label" with a known number of classes.
+        builder: that of the folder, of images of one shape.
     """
 
-    def __init__(self, name: str, folder: pathlib.Path):
-        self._name, self._folder = name, folder
-        _refuse_foreign_features(folder)
-        with _explained(name, folder):
-            self._builder = tfds.builder_from_directory(folder)
-            features = self._builder.info.features
-            self.splits = tuple(self._builder.info.splits)
-        self._shape, self._dtype, self.num_classes = self._structure(features)
+    def __init__(
+        self, name: str, folder: pathlib.Path, builder: tfds.core.DatasetBuilder
+    ):
+        self._name, self._folder, self._builder = name, folder, builder
+        image, label = (builder.info.features[key] for key in ("image", "label"))
+        self.splits = tuple(builder.info.splits)
+        self._shape, self._dtype = image.shape, image.np_dtype
+        self.num_classes = label.num_classes
 
     def labels(self, split: str) -> np.ndarray:
         """Returns the labels of a split, `[n]`, in order; no image is decoded."""
         skip = {"image": tfds.decode.SkipDecoding()}
-        with _explained(self._name, self._folder):
+        with explained(self._name, self._folder):
             batches = list(self._batches(split, lambda e: e["label"], skip))
         return np.concatenate(batches) if batches else np.empty(0, np.int64)
 
@@ -73,7 +71,7 @@ class TfdsSource:
             rows = np.full(count, -1)
             rows[indices] = np.arange(size)
         read = 0
-        with _explained(self._name, self._folder):
+        with explained(self._name, self._folder):
             pairs = self._batches(split, lambda e: (e["image"], e["label"]))
             for some_images, some_labels in pairs:
                 row = rows[read : read + len(some_labels)]
@@ -96,19 +94,43 @@ class TfdsSource:
         )
         return examples.map(choose).batch(_BATCH).as_numpy_iterator()
 
-    def _structure(self, features):
-        """Shape and type of an image, and how many classes there are."""
-        image, label = (_feature(features, key) for key in ("image", "label"))
-        if not isinstance(image, tfds.features.Image) or None in image.shape:
-            problem = "a feature 'image' of one fixed shape [height, width, channels]"
-        elif not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-            problem = "a feature 'label' that is one class of a known number"
-        else:
-            return image.shape, image.np_dtype, label.num_classes
-        raise InputError(
-            f"Data set '{self._name}' is no image classification set of ours: it "
-            f"needs {problem}. Received: {features!r} in {self._folder}"
-        )
+
+def _source(name, folder):
+    """The source of the set in a folder: read as a whole, or image by image."""
+    _refuse_foreign_features(folder)
+    with explained(name, folder):
+        builder = tfds.builder_from_directory(folder)
+        info = builder.info
+        features, formats = info.features, info.available_file_formats()
+        formats = {one.value for one in formats}
+        is_sequential = info.file_format.value != array_records.FORMAT
+    image, label = (_feature(features, key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image):
+        problem = "a feature 'image' [height, width, channels]"
+    elif not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        problem = "a feature 'label' that is one class of a known number"
+    elif is_sequential and not _has_many_shapes(features):
+        return TfdsSource(name, folder, builder)
+    elif image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+        problem = "a feature 'image' of 1 or 3 channels and type uint8"
+    elif array_records.FORMAT not in formats:
+        raise InputError(_unreadable(name, folder, formats))
+    else:
+        return ArrayRecordSource(name, folder, builder)
+    raise InputError(
+        f"Data set '{name}' is no image classification set of ours: it needs "
+        f"{problem}. Received: {features!r} in {folder}"
+    )
+
+
+def _unreadable(name, folder, formats):
+    return (
+        f"Images of '{name}' have many shapes, and are read one by one, from files of "
+        f"the format {array_records.FORMAT}. Received: {', '.join(sorted(formats))} in "
+        f"{folder}. Prepare the set anew, in another folder: `tfds.builder({name!r}, "
+        f"data_dir=FOLDER, file_format='{array_records.FORMAT}')"
+        ".download_and_prepare()`."
+    )
 
 
 def _refuse_foreign_features(folder):
@@ -143,7 +165,7 @@ def open_set(
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
     alternative: str = "",
-) -> TfdsSource:
+) -> TfdsSource | ArrayRecordSource:
     """Returns the source of a set, of its newest version unless `name` says which.
 
     Args:
@@ -155,14 +177,15 @@ def open_set(
         alternative: what else could have been there, for the message.
 
     Raises:
-        InputError: where it is not there, or cannot be read.
+        InputError: where it is not there, cannot be read, or has no feature "image" or
+            no feature "label" with a known number of classes.
     """
     root, folder = data_folder(data_dir), find(name, data_dir)
     if folder is None and download:
         folder = _download(root, name)
     if folder is None:
         raise InputError(_missing(root, name, alternative))
-    return TfdsSource(name, folder)
+    return _source(name, folder)
 
 
 def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -237,6 +260,11 @@ def _missing(root, name, alternative):
 def _download(root, name):
     try:
         builder = tfds.builder(name, data_dir=root)
+        if _has_many_shapes(builder.info.features):
+            array_records.check_is_installed()
+            builder = tfds.builder(
+                name, data_dir=root, file_format=array_records.FORMAT
+            )
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(
             f"TFDS knows no data set of that name. Received: {name!r}. See "
@@ -246,23 +274,12 @@ def _download(root, name):
     return pathlib.Path(builder.data_dir)
 
 
+def _has_many_shapes(features):
+    image = _feature(features, "image")
+    return isinstance(image, tfds.features.Image) and None in image.shape
+
+
 def _feature(features, key):
     """The feature of that name, or None."""
     is_named = isinstance(features, tfds.features.FeaturesDict) and key in features
     return features[key] if is_named else None
-
-
-@contextlib.contextmanager
-def _explained(name, folder):
-    """Turns whatever a damaged folder raises into an error that names the folder."""
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        reason = _NODE.sub("", str(error)).strip().split("\n")[0][:300].rstrip(".")
-        raise InputError(
-            f"Data set '{name}' in {folder} cannot be read; its files are damaged or "
-            f"incomplete. Received: {type(error).__name__}: {reason}. Delete the "
-            "folder and prepare the set anew."
-        ) from error

@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+from robust_tf.data.damage import input_error_within
 from robust_tf.errors import InputError
 from robust_tf.experiments import evaluate
 from robust_tf.training.workers import WorkerLostError
@@ -279,6 +280,11 @@ def guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | N
         return main(argv)
     except (InputError, app.UsageError) as error:
         return _refuse(str(error))
+    except tf.errors.InvalidArgumentError as error:
+        found = input_error_within(error)
+        if found is None:
+            raise
+        return _refuse(str(found))
     except WorkerLostError as error:
         print(f"{_program()}: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED

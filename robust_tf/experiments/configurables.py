@@ -41,8 +41,11 @@ _OPEN = frozenset(
 _CLOSED = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
+        "data.array_records",
+        "data.damage",
         "data.matlab_folder",
         "data.soft_targets",
+        "data.stored",
         "data.subset",
         "data.tfds_folder",
         "data.tiny_imagenet",

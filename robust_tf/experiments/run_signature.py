@@ -13,7 +13,7 @@ _TECHNIQUES = (
 )
 
 
-def signature(training, data, threat, run, model) -> dict[str, str]:
+def signature(training, data, threat, run, model, reweighting=None) -> dict[str, str]:
     """What must agree for one run to go on with another's checkpoint."""
     optimizer = model.optimizer.get_config()
     # Keras numbers the names within a process: a second call must not differ.
@@ -34,6 +34,11 @@ def signature(training, data, threat, run, model) -> dict[str, str]:
     for name in _TECHNIQUES:
         if getattr(run, name) is not None:
             values[name] = repr(getattr(run, name))
+    noise = model.objective.noise
+    if noise is not None and noise.noise_attack is not None:
+        values["noise_attack"] = repr(noise.noise_attack)
+    if reweighting is not None:
+        values["reweighting"] = repr(reweighting)
     # Addresses of functions differ from process to process.
     return {key: re.sub(" at 0x[0-9a-f]+", "", text) for key, text in values.items()}
 

@@ -28,6 +28,8 @@ class Data:
             training split, by `bin/soft_targets.py`; None for none.
         subset: file that chooses the examples of the training split that are trained
             on (`data.subset`), as the stages of a cascade have; None for all.
+        evaluation_crop: `crops.CentreCrop`, which makes images of many shapes one;
+            None for sets whose images have one.
     """
 
     name: str
@@ -38,8 +40,14 @@ class Data:
     data_dir: str | None = None
     soft_targets: str | None = None
     subset: str | None = None
+    evaluation_crop: datasets.CentreCrop | None = None
 
     def __post_init__(self):
+        if not isinstance(self.evaluation_crop, datasets.CentreCrop | None):
+            raise InputError(
+                "`evaluation_crop` must be a `crops.CentreCrop`, or None. Received: "
+                f"{self.evaluation_crop!r}"
+            )
         if self.soft_targets is not None and self.validation_share:
             raise InputError(
                 "Soft targets belong to the whole training split, and a share that is "
@@ -58,7 +66,7 @@ class Data:
                 f"Received: {self}"
             )
 
-    def load(self, split: str) -> datasets.ImageDataset:
+    def load(self, split: str) -> datasets.LabelledImages:
         """Returns one split: "train", "validation" or "test"."""
         images = datasets.load(
             self.name,
@@ -66,6 +74,7 @@ class Data:
             self.data_dir,
             validation_share=self.validation_share,
             validation_shuffle_seed=self.validation_shuffle_seed,
+            evaluation_crop=self.evaluation_crop,
         )
         if split == "train" and self.soft_targets is not None:
             return soft_targets.attach(images, self.soft_targets)
@@ -182,7 +191,7 @@ class Examples:
     count: int | None = None
     batch_size: int = 200
 
-    def indices_in(self, images: datasets.ImageDataset) -> range:
+    def indices_in(self, images: datasets.LabelledImages) -> range:
         """Returns the indices of the examples in a data set, of at least one.
 
         Raises:

@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Callable
 
 import keras
@@ -13,6 +12,7 @@ from robust_tf import data as datasets
 from robust_tf import matlab
 from robust_tf import schedules
 from robust_tf.errors import InputError
+from robust_tf.experiments import fitting
 from robust_tf.experiments.run_signature import signature
 from robust_tf.experiments.settings import Certification
 from robust_tf.experiments.settings import Data
@@ -22,7 +22,6 @@ from robust_tf.files import write_json
 from robust_tf.objectives.terms import WeightedSum
 from robust_tf.regions import Threat
 from robust_tf.training.averaging import WeightAverage
-from robust_tf.training.callbacks import AfterSteps
 from robust_tf.training.callbacks import Checkpoints
 from robust_tf.training.callbacks import MetricsLog
 from robust_tf.training.certification import CertifyExamples
@@ -35,6 +34,7 @@ from robust_tf.training.distribution import strategy_for
 from robust_tf.training.neurons import NeuronShares
 from robust_tf.training.precise_statistics import PopulationStatistics
 from robust_tf.training.precise_statistics import PreciseStatistics
+from robust_tf.training.reweighting import Reweighting
 from robust_tf.training.workers import fit_on_workers
 from robust_tf.training.workers import wait_for_all
 from robust_tf.verification.accuracy import measure
@@ -54,6 +54,7 @@ def train(
     initialization: Callable[[keras.Model], None] | None = None,
     test_attack: Callable | None = None,
     certification: Certification | None = None,
+    reweighting: Reweighting | None = None,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> dict:
     """Trains a classifier; the same call after an interruption goes on with it.
@@ -72,6 +73,8 @@ def train(
         test_attack: measures attacked accuracy; None for none.
         certification: of examples by randomized smoothing, in some epochs and at the
             end, each written to `certification/`; for objectives with noise.
+        reweighting: of the training images, by their accuracy under noise; for
+            objectives with noise.
         on_accepted: called once it is clear that the folder is this run's; what is
             written before would harm another run that is refused.
 
@@ -83,7 +86,7 @@ def train(
     """
     workdir, strategy = pathlib.Path(workdir), strategy_for(run.devices)
     _check_parts(data, run, strategy.num_replicas_in_sync)
-    _check_workers(run, certification)
+    _check_workers(run, certification=certification, reweighting=reweighting)
     keras.utils.set_random_seed(run.seed)
     keras.config.disable_traceback_filtering()
     sum_in_fixed_order()
@@ -95,10 +98,14 @@ def train(
             training, threat, architecture, initialization, objective, run, steps
         )
         store = CheckpointStore(
-            workdir / "checkpoints", signature(training, data, threat, run, model)
+            workdir / "checkpoints",
+            signature(training, data, threat, run, model, reweighting),
         )
         statistics = _statistics(model, training, data, run)
-        techniques = _techniques(model, statistics, run)
+        techniques, weights = _techniques(model, statistics, run), None
+        if reweighting is not None:
+            weights = fitting.image_weights(model, training, run, reweighting)
+            techniques.append(weights)
         checkpoints = Checkpoints(
             store,
             more_variables=[v for one in techniques for v in one.variables],
@@ -119,14 +126,15 @@ def train(
             checkpoints,
         ]
     callbacks = [*techniques, *records]
+    if validation is not None:
+        validation = datasets.evaluation_batches(validation, data.batch_size)
     if count_workers() == 1:
-        _fit(model, training, validation, data, run, steps, done, callbacks)
+        fitting.fit(model, training, validation, data, run, done, callbacks, weights)
     else:
-        batches, validation = _batches(training, validation, data, run, done)
         fit_on_workers(
             model,
             strategy,
-            batches,
+            fitting.training_batches(training, data, run, done, run.epochs),
             epochs=run.epochs,
             initial_epoch=done,
             steps_per_epoch=steps,
@@ -153,6 +161,8 @@ def train(
     )
     summary = _describe(data, threat, architecture, objective, run)
     summary |= {**accuracy.summary(), "train_seconds": checkpoints.notes["seconds"]}
+    if weights is not None:
+        summary["kept_images"] = weights.kept_images
     for one in certifying:
         summary |= one.certify(run.epochs) | {"certification": vars(certification)}
     write_json(workdir / "summary.json", summary)
@@ -170,13 +180,12 @@ def _epochs_done(workdir, done, run) -> int:
     return done
 
 
-def _check_workers(run, certification):
+def _check_workers(run, **between_epochs):
     """Several workers do what one step does, and nothing between epochs."""
     if count_workers() == 1:
         return
-    given = [name for name in _BETWEEN_EPOCHS if getattr(run, name) is not None]
-    if certification is not None:
-        given.append("certification")
+    asked = {name: getattr(run, name) for name in _BETWEEN_EPOCHS} | between_epochs
+    given = [name for name, value in asked.items() if value is not None]
     if given:
         raise InputError(
             "Several workers train without what changes or measures weights between "
@@ -250,7 +259,7 @@ def _statistics(model, training, data, run) -> PopulationStatistics:
     return PopulationStatistics(model.graph, batches)
 
 
-def _techniques(model, statistics, run) -> list[AfterSteps]:
+def _techniques(model, statistics, run) -> list[keras.callbacks.Callback]:
     """What changes the classifier after the steps of an epoch, in order."""
     callbacks = []
     if run.average_from is not None:
@@ -319,36 +328,6 @@ def _certifying(model, data, certification, run, workdir) -> list[CertifyExample
 def _board(workdir):
     return keras.callbacks.TensorBoard(
         workdir / "tensorboard", write_graph=False, profile_batch=0
-    )
-
-
-def _batches(training, validation, data, run, done):
-    """Batches of the run from an epoch on, and of the validation split, if any."""
-    batches = datasets.training_batches(
-        training,
-        data.batch_size,
-        run.seed,
-        epochs=run.epochs,
-        first_epoch=done,
-        augmentation=data.augmentation,
-    )
-    if validation is not None:
-        validation = datasets.evaluation_batches(validation, data.batch_size)
-    return batches, validation
-
-
-def _fit(model, training, validation, data, run, steps, done, callbacks):
-    batches, validation = _batches(training, validation, data, run, done)
-    model.fit(
-        batches,
-        epochs=run.epochs,
-        initial_epoch=done,
-        steps_per_epoch=steps,
-        shuffle=False,
-        validation_data=validation,
-        # First, as it would print what the others add.
-        callbacks=[keras.callbacks.ProgbarLogger(), *callbacks],
-        verbose=1 if sys.stderr.isatty() else 2,
     )
 
 

@@ -10,18 +10,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from robust_tf.attacks.lengths import length
 from robust_tf.attacks.lengths import shortened
 from robust_tf.errors import InputError
 from robust_tf.objectives.forward import CertifiedForward
 from robust_tf.objectives.noise import NoisyForward
-from robust_tf.objectives.noise import apart
+from robust_tf.objectives.noise import ascent
 from robust_tf.objectives.noise import divergences
-from robust_tf.objectives.noise import merged
 
 # Keeps the draws of K apart from what else is drawn by the batch's seed.
 _STREAM = 0x63617452
-_NO_DIRECTION = 1e-8  # Added to lengths of gradients, as published.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,10 @@ class NoisePGD:
         mean, size = _mean_and_size(noises)
 
         def step(number, moved):
-            moved += step_size * _ascent(logits_fn, images, moved, targets)
+            direction, _ = ascent(
+                logits_fn, images, moved, lambda logits: divergences(targets, logits)
+            )
+            moved += step_size * direction
             moved = noises + shortened(moved - noises, radius, batch_axes=2)
             moved_mean, moved_size = _mean_and_size(moved)
             return number + 1, mean + (moved - moved_mean) / moved_size * size
@@ -125,16 +125,6 @@ def kept_copies(noisy: NoisyForward) -> tf.Tensor:
     )
     hits = tf.cast(draws < noisy.is_correct[:, None], tf.int32)
     return tf.maximum(tf.reduce_sum(hits, -1), 1)
-
-
-def _ascent(logits_fn, images, noises, targets):
-    """A direction of length 1 for each copy, `[batch, copies, *shape]`."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(noises)
-        copies = images[:, None] + noises
-        loss = divergences(targets, apart(logits_fn(merged(copies)), copies))
-    gradient = tape.gradient(loss, noises)
-    return gradient / (length(gradient, batch_axes=2) + _NO_DIRECTION)
 
 
 def _mean_and_size(noises):

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from robust_tf.attacks.lengths import length
 from robust_tf.errors import InputError
 from robust_tf.graph import BoundGraph
 from robust_tf.objectives.computed_once import ComputedOnce
 
 # Keeps the noise apart from what else is drawn by the batch's seed.
 _STREAM = 0x6E6F69
+_NO_DIRECTION = 1e-8  # Added to lengths of gradients, as published.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Noise:
             noise is added to, `(logits_fn, images, noises, labels, radius, seed)` to
             images, or to a pair of them, the second for `NoisyForward.ends`; None for
             no attack. The same noise is in the attack and in the loss.
+        noise_attack: such as `sphere_noise.SpherePGD`, which moves the noise of each
+            copy, in training alone and where the radius is above 0: `(logits_fn,
+            images, noises, labels, radius)` to noises; None for no attack.
 
     Raises:
         InputError: for values out of range.
@@ -32,6 +37,9 @@ class Noise:
     sigma: float
     copies: int = 1
     attack: Callable | None = None
+    # Not in the text that tells runs apart: those before it was there know nothing of
+    # it. `experiments.run_signature` names it.
+    noise_attack: Callable | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         if not 0.0 < self.sigma < float("inf"):
@@ -111,9 +119,27 @@ class NoisyForward:
         return found if isinstance(found, tuple) else (found,)
 
     @ComputedOnce
+    def _moved_noises(self) -> tf.Tensor:
+        """The noises, or where their attack moved them; without gradient."""
+        attack = self.noise.noise_attack
+        if attack is None or not self.training:
+            return self.noises
+        # Here, as what is computed in a branch cannot be shared.
+        centers, noises = self.centers, self.noises
+
+        def attacked():
+            logits_fn = self.graph.inference()
+            return attack(logits_fn, centers, noises, self.labels, self.radius)
+
+        # The gradient stops outside: none of the branches is ever traced for one.
+        return tf.stop_gradient(
+            tf.cond(self.radius > 0.0, attacked, lambda: tf.identity(noises))
+        )
+
+    @ComputedOnce
     def logits(self) -> tf.Tensor:
         """Of all noisy copies, one training batch, `[batch, copies, classes]`."""
-        return self.logits_of(self.centers[:, None] + self.noises)
+        return self.logits_of(self.centers[:, None] + self._moved_noises)
 
     def logits_of(self, copies: tf.Tensor) -> tf.Tensor:
         """Logits of other copies, `[batch, n, *shape]`, as a training batch."""
@@ -128,8 +154,7 @@ class NoisyForward:
     @ComputedOnce
     def losses(self) -> tf.Tensor:
         """Cross-entropy of each copy, `[batch, copies]`."""
-        labels = tf.repeat(self.labels[:, None], self.noise.copies, 1)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.logits)
+        return cross_entropies(self.labels, self.logits)
 
     @ComputedOnce
     def is_correct(self) -> tf.Tensor:
@@ -137,6 +162,17 @@ class NoisyForward:
         predictions = tf.argmax(self.logits, -1, output_type=self.labels.dtype)
         hits = tf.cast(predictions == self.labels[:, None], tf.float32)
         return tf.reduce_mean(hits, -1)
+
+
+def cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy of each copy, `[batch, copies]`.
+
+    Args:
+        labels: class indices, `[batch]`.
+        logits: `[batch, copies, classes]`.
+    """
+    labels = tf.repeat(labels[:, None], logits.shape[1], 1)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def divergences(target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -149,6 +185,34 @@ def divergences(target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     target = tf.expand_dims(target, 1)
     logs = tf.nn.log_softmax(logits)
     return tf.reduce_sum(tf.math.xlogy(target, target) - target * logs, -1)
+
+
+def ascent(
+    logits_fn: Callable,
+    images: tf.Tensor,
+    noises: tf.Tensor,
+    losses_of: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns how to move each noise so that the loss of its copy grows.
+
+    Args:
+        logits_fn: `[n, *shape]` to `[n, classes]`.
+        images: `[batch, *shape]`.
+        noises: `[batch, copies, *shape]`.
+        losses_of: logits of the copies, `[batch, copies, classes]`, to losses `[batch,
+            copies]`.
+
+    Returns:
+        Directions of length 1 (of 0 where the loss is flat), `[batch, copies, *shape]`,
+        and the logits.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(noises)
+        copies = images[:, None] + noises
+        logits = apart(logits_fn(merged(copies)), copies)
+        losses = losses_of(logits)
+    gradient = tape.gradient(losses, noises)
+    return gradient / (length(gradient, batch_axes=2) + _NO_DIRECTION), logits
 
 
 def merged(copies: tf.Tensor) -> tf.Tensor:

@@ -5,14 +5,21 @@ import pytest
 
 from robust_tf.data import statistics
 from robust_tf.data.augmentation import RandomFlipAndCrop
+from robust_tf.data.crops import CentreCrop
+from robust_tf.data.crops import RandomResizedCrop
 from robust_tf.experiments import configuration
 
 FOLDER = pathlib.Path(__file__).parents[2] / "gin_configs" / "datasets"
 # Where the file is not called as the set.
-NAMES = {"cifar10_edge2": "cifar10", "imagenet64": "imagenet_resized/64x64"}
+NAMES = {
+    "cifar10_edge2": "cifar10",
+    "imagenet": "imagenet2012",
+    "imagenet64": "imagenet_resized/64x64",
+}
 AUGMENTATIONS = {
     "cifar10": RandomFlipAndCrop(flip=True, padding=4, padding_mode="zero"),
     "cifar10_edge2": RandomFlipAndCrop(flip=True, padding=2, padding_mode="edge"),
+    "imagenet": RandomResizedCrop(224, (0.08, 1.0), (3 / 4, 4 / 3), flip=True),
     "imagenet64": RandomFlipAndCrop(flip=True, padding=4, padding_mode="edge"),
     "svhn_cropped": RandomFlipAndCrop(flip=False, padding=4, padding_mode="zero"),
     "tiny_imagenet": RandomFlipAndCrop(flip=True, padding=4, padding_mode="edge"),
@@ -44,3 +51,9 @@ def test_binds_set_augmentation_and_normalization(name):
         channels = 3 if name == "gts" else 1
         assert means == channels * (0.0,)
         assert deviations == channels * (1.0,)
+
+
+def test_images_of_many_shapes_are_cropped():
+    configuration.parse([str(FOLDER / "imagenet.gin")], None)
+    bound = gin.query_parameter("settings.Data.evaluation_crop")
+    assert bound.scoped_configurable_fn() == CentreCrop(size=224, shorter_side=256)

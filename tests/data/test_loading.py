@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -189,7 +191,7 @@ class TestFolder:
                     "label": tfds.features.ClassLabel(num_classes=3),
                 },
                 {"label": 1},
-                "one fixed shape",
+                "have many shapes.*Received: tfrecord",
             ),
             (
                 {
@@ -252,6 +254,7 @@ class TestDownload:
 
         class Builder:
             data_dir = tmp_path / "toy" / "1.0.0"
+            info = types.SimpleNamespace(features=None)
 
             def download_and_prepare(self):
                 write_set()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import parameterized
+from scipy import stats
 
 from robust_tf.data import pipeline
 from robust_tf.data.augmentation import RandomFlipAndCrop
@@ -101,6 +102,59 @@ class TrainingBatchesTest(parameterized.TestCase):
         assert_same(run(0), whole)
         assert_same(run(2), whole[2 * steps :])
         self.assertEqual(run(4), [])
+
+    def test_weighted_epochs_are_drawn_with_replacement(self):
+        weights = np.arange(10.0) * (np.arange(10) != 4)
+
+        def run(first_epoch=0, weights=weights, seed=5):
+            batches = pipeline.training_batches(
+                toy(),
+                5,
+                seed,
+                epochs=300,
+                first_epoch=first_epoch,
+                augmentation=AUGMENTATION,
+                weights=weights,
+            )
+            return collect(batches)
+
+        whole = run()
+        self.assertLen(whole, 600)
+        for first_epoch in (0, 1, 299):
+            assert_same(run(first_epoch), whole[2 * first_epoch :])
+        labels = np.concatenate([labels for _, labels in whole])
+        counts = np.bincount(labels, minlength=10)
+        self.assertEqual(counts[[0, 4]].tolist(), [0, 0])
+        kept = weights > 0.0
+        expected = 3000 * weights / weights.sum()
+        test = stats.chisquare(counts[kept], expected[kept])
+        self.assertGreater(test.pvalue, 1e-3)
+        # Epochs differ, and so do seeds; only the weights' proportions count.
+        orders = {tuple(part) for part in labels.reshape(300, 10)}
+        self.assertLen(orders, 300)
+        self.assertFalse(np.array_equal(run(299, seed=6)[0][1], run(299)[0][1]))
+        assert_same(run(299, 8.0 * weights), run(299))
+
+    def test_draws_with_equal_weights_repeat_some_and_miss_some(self):
+        batches = pipeline.training_batches(
+            toy(100), 100, 0, epochs=1, weights=np.ones(100)
+        )
+        ((images, labels),) = collect(batches)
+        # On average 1 - (1 - 1/n)^n of the examples, 63.4.
+        self.assertBetween(len(set(labels)), 50, 77)
+        np.testing.assert_array_equal(images, toy(100).floats(labels))
+
+    @parameterized.parameters(
+        (np.ones(9), "each of the 10 examples. Received: shape"),
+        (np.ones((10, 1)), "each of the 10 examples"),
+        (np.zeros(10), "some above 0"),
+        (-np.ones(10), "at least 0"),
+        (np.full(10, np.nan), "finite"),
+        (np.full(10, np.inf), "finite"),
+    )
+    def test_refuses_weights(self, weights, message):
+        with pytest.raises(InputError, match=message):
+            pipeline.training_batches(toy(), 5, 0, epochs=1, weights=weights)
 
     def test_seed_decides_order_and_augmentation(self):
         def run(seed, augmentation):

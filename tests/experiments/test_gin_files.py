@@ -30,8 +30,13 @@ SHAPES = {
     "fashion_mnist": (28, 28, 1),
     "tiny_imagenet": (16, 16, 3),
     "imagenet_resized/64x64": (16, 16, 3),
+    "imagenet2012": (16, 16, 3),
 }
-CLASSES = {"tiny_imagenet": 200, "imagenet_resized/64x64": 1000}
+CLASSES = {
+    "tiny_imagenet": 200,
+    "imagenet_resized/64x64": 1000,
+    "imagenet2012": 1000,
+}
 EXPERIMENT = str(CONFIGS / "experiments" / "digits_eps0.1_crown_ibp.gin")
 # One step, on few neurons.
 TINY = (
@@ -53,8 +58,11 @@ from robust_tf.architectures import residual
 from robust_tf.architectures import resnet
 from robust_tf.architectures import wong_kolter
 from robust_tf.attacks import pgd
+from robust_tf.data import crops
 from robust_tf.experiments import settings
+from robust_tf.training import reweighting
 
+crops.RandomResizedCrop.size = 16
 settings.Run.epochs = 1
 settings.Data.batch_size = 8
 test/pgd.PGD.steps = 1
@@ -64,6 +72,8 @@ ramp/schedules.LinearRamp:
 ramp/schedules.SmoothedRamp:
     start = 0
     length = 0
+FIRST_EPOCH = 0
+reweighting.Reweighting.least_accuracy = 0.0
 cnn.cnn_2layer:
     width = 1
     linear_size = 8
@@ -126,6 +136,9 @@ OPEN_VALUES = {
     "smoothadv.SmoothPGD.steps": 2,
     "smoothadv.SmoothDDN.steps": 2,
     "smooth_mix.MixPGD.steps": 2,
+    "sphere_noise.SpherePGD.steps": 2,
+    "FIRST_EPOCH": 0,
+    "reweighting.Reweighting.least_accuracy": 0.0,
     "settings.Data.soft_targets": "'targets.npz'",
 }
 

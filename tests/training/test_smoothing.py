@@ -15,13 +15,14 @@ from robust_tf.objectives import smoothed
 from robust_tf.objectives import terms
 from robust_tf.objectives.noise import Noise
 from robust_tf.objectives.smooth_mix import MixPGD
+from robust_tf.objectives.sphere_noise import SpherePGD
 from robust_tf.regions import Threat
 from robust_tf.training.distribution import strategy_for
 from robust_tf.training.optimizers import MomentumDescent
 from tests.training import small
 
 NOISY = smoothed.NoisyCrossEntropy()
-# terms, copies, attack
+# terms, copies, attack, attack on noise
 CASES = {
     "gaussian": ((NOISY,), 1, None),
     "smoothadv": ((NOISY,), 2, SmoothPGD(2)),
@@ -39,6 +40,7 @@ CASES = {
         4,
         None,
     ),
+    "sphere": ((NOISY,), 2, None, SpherePGD(2)),
 }
 
 
@@ -76,12 +78,12 @@ def plain_cnn():
 
 
 def model_of(name, sigma=0.2, strategy=None, jit=False, build=None, **more):
-    parts, copies, attack = CASES[name]
+    parts, copies, *attacks = CASES[name]
     objective = terms.WeightedSum(
         parts,
         (1.0,) * len(parts),
         reported=() if NOISY in parts else (NOISY,),
-        noise=Noise(sigma, copies, attack),
+        noise=Noise(sigma, copies, *attacks),
     )
     with (strategy or strategy_for()).scope():
         return small.certified_model(
