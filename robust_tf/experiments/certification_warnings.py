@@ -23,7 +23,7 @@ _RUN_MODEL = "model.keras"
 
 
 def of(
-    classifier: Classifier, images: datasets.ImageDataset, values: Mapping
+    classifier: Classifier, images: datasets.LabelledImages, values: Mapping
 ) -> list[str]:
     """Returns warnings, none where all is as published.
 

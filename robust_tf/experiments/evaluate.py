@@ -135,7 +135,7 @@ def evaluate(
 
 def load_all(
     models: Sequence[str], data: Data, examples: Examples
-) -> tuple[datasets.ImageDataset, list[tuple[str, keras.Model]]]:
+) -> tuple[datasets.LabelledImages, list[tuple[str, keras.Model]]]:
     """Returns the images, and the converted models by path, all before any work.
 
     Raises:
@@ -157,7 +157,7 @@ def load_all(
     return images, loaded
 
 
-def digests(path, images: datasets.ImageDataset) -> dict:
+def digests(path, images: datasets.LabelledImages) -> dict:
     """Returns what tells the model and the images from others, for records."""
     return {
         "model_digest": hashlib.sha256(model_file(path).read_bytes()).hexdigest(),

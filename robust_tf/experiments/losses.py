@@ -132,7 +132,7 @@ def losses(
 class _Measurement:
     """What all models are measured by."""
 
-    images: datasets.ImageDataset
+    images: datasets.LabelledImages
     threat: Threat
     attack: Callable
     adversary: Adversary

@@ -104,7 +104,7 @@ class _Pictures:
     """
 
     graphs: dict[str, BoundGraph]
-    images: datasets.ImageDataset
+    images: datasets.LabelledImages
     examples: Examples
 
     def __post_init__(self):

@@ -119,7 +119,7 @@ def measure(
     *,
     path: str,
     model: keras.Model,
-    images: datasets.ImageDataset,
+    images: datasets.LabelledImages,
     data: Data,
     threat: Threat,
     examples: Examples,

@@ -33,7 +33,7 @@ class Classifier:
     digest: str
     network: onnx_reader.OnnxNetwork | None = None
 
-    def inputs(self, images: datasets.ImageDataset, indices) -> np.ndarray:
+    def inputs(self, images: datasets.LabelledImages, indices) -> np.ndarray:
         """Returns images as inputs of the model, float64, `[n, *shape]`.
 
         Args:
@@ -43,7 +43,7 @@ class Classifier:
         pixels = images.floats(np.asarray(indices)).astype("float64")
         return pixels.reshape(len(pixels), *self.model.inputs[0].shape[1:])
 
-    def check_fit(self, images: datasets.ImageDataset) -> None:
+    def check_fit(self, images: datasets.LabelledImages) -> None:
         """Checks that images can be inputs, and labels classes.
 
         Grey images may be flat inputs. Colour images may not: the order of their
