@@ -146,12 +146,7 @@ class RandomCropAndColor:
         Raises:
             InputError: for images of integers.
         """
-        images = tf.convert_to_tensor(images)
-        if not images.dtype.is_floating:
-            raise InputError(
-                "Brightness and contrast are changed of floating-point images in "
-                f"[0, 1]. Received: {images.dtype.name}"
-            )
+        images = as_floating(images, "Brightness and contrast are changed")
         images = RandomFlipAndCrop(self.flip, self.padding)(images, seed)
         draws = tf.random.stateless_uniform(
             [2, tf.shape(images)[0], 1, 1, 1],
@@ -165,6 +160,24 @@ class RandomCropAndColor:
         images = tf.clip_by_value(images + shifts, 0.0, 1.0)
         means = tf.reduce_mean(images, (1, 2), keepdims=True)
         return tf.clip_by_value(means + factors * (images - means), 0.0, 1.0)
+
+
+def as_floating(images, what: str) -> tf.Tensor:
+    """Returns images as a tensor.
+
+    Args:
+        images: floating point in [0, 1].
+        what: is done to them, for the message.
+
+    Raises:
+        InputError: for images of integers.
+    """
+    images = tf.convert_to_tensor(images)
+    if not images.dtype.is_floating:
+        raise InputError(
+            f"{what} of floating-point images in [0, 1]. Received: {images.dtype.name}"
+        )
+    return images
 
 
 def augmented(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robust_tf.data.augmentation import as_floating
 from robust_tf.errors import InputError
 
 _TRIES = 10
@@ -149,12 +150,7 @@ class RandomResizedCrop:
         Raises:
             InputError: for images of integers.
         """
-        images = tf.convert_to_tensor(images)
-        if not images.dtype.is_floating:
-            raise InputError(
-                "Windows are resized of floating-point images in [0, 1]. Received: "
-                f"{images.dtype.name}"
-            )
+        images = as_floating(images, "Windows are resized")
         batch, height, width = (tf.shape(images)[axis] for axis in range(3))
         layout = self.layout(tf.fill([batch], height), tf.fill([batch], width), seed)
 

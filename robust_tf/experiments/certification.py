@@ -1,7 +1,6 @@
 """Certifies the examples of a data set by randomized smoothing, and can go on."""
 
 import contextlib
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from robust_tf.errors import InputError
 from robust_tf.experiments import certification_records as records
 from robust_tf.experiments import certification_warnings
 from robust_tf.experiments import command_line
-from robust_tf.experiments.certification_settings import USUAL_NORM
 from robust_tf.experiments.certification_settings import Sampling
 from robust_tf.experiments.certification_settings import checked_values
 from robust_tf.experiments.certification_summary import summarize
@@ -26,7 +24,6 @@ from robust_tf.experiments.settings import is_whole
 from robust_tf.experiments.verification_models import load_classifier
 from robust_tf.interchange import radius_logs
 from robust_tf.smoothing import SmoothedClassifier
-from robust_tf.smoothing.radius import clopper_pearson_lower
 from robust_tf.training.determinism import sum_in_fixed_order
 from robust_tf.training.distribution import strategy_for
 
@@ -109,7 +106,6 @@ class _Run:
     def __init__(self, classifier, images, values, sampling):
         self._classifier, self._images = classifier, images
         self._values, self._sampling = values, sampling
-        self._norm = values.get("norm", USUAL_NORM)
         self._smoothed = SmoothedClassifier(
             classifier.model,
             noise=sampling.noise_of(values["sigma"]),
@@ -132,13 +128,12 @@ class _Run:
     @property
     def reach(self) -> dict:
         """The greatest radius that all n samples, agreeing, would certify; its norm."""
-        lower = clopper_pearson_lower(*[self._values["n"]] * 2, self._values["alpha"])
-        noise, norm = self._smoothed.noise, self._norm
-        dimensions = math.prod(self._smoothed.base.input_shape)
+        n, alpha = self._values["n"], self._values["alpha"]
+        norm = self._sampling.norm_of_radii
         return {
             "norm": str(norm),
-            "is_converted": noise.is_converted(norm),
-            "largest_radius": float(noise.radius(lower, norm, dimensions)),
+            "is_converted": self._smoothed.noise.is_converted(norm),
+            "largest_radius": self._smoothed.largest_radius(n, alpha, norm),
         }
 
     def certify(self, index: int) -> tuple[radius_logs.Row, dict]:
@@ -171,7 +166,7 @@ class _Run:
         names = ("n0", "n", "alpha", "seed")
         shared = {name: self._values[name] for name in names}
         shared |= {"batch_size": self._sampling.batch_size, "indices": [index]}
-        shared["norm"] = self._norm
+        shared["norm"] = self._sampling.norm_of_radii
         mode = self._values["mode"]
         if mode == "soft":
             soft = self._smoothed.certify_soft(

@@ -16,7 +16,7 @@ NOISES = {
     "uniform": noises.Uniform.of_deviation,
 }
 NORMS = (1, 2, "inf")
-USUAL_NORM = 2  # Of records that name none.
+_USUAL_NORM = 2  # Of records that name none.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +103,21 @@ class Sampling:
     def values(self) -> dict:
         """What of it decides about certificates; what is as usual is left out."""
         mode = "full" if self.full and self.mode == "exact" else self.mode
+        norm = self.norm_of_radii
         more = {"soft": ("temperature",), "adaptive": ("tolerance",)}.get(mode, ())
-        norm = self.noise_of(1.0).native_norm if self.norm is None else self.norm
         return {
             "mode": mode,
             "noise": self.noise,
             "block_size": self.block_size,
             **{name: getattr(self, name) for name in more},
-            **({} if norm == USUAL_NORM else {"norm": norm}),
+            **({} if norm == _USUAL_NORM else {"norm": norm}),
             **({"radii": sorted(map(float, self.radii))} if self.radii else {}),
         }
+
+    @property
+    def norm_of_radii(self) -> int | str:
+        """`norm`, or that of the noise's own radii."""
+        return self.noise_of(1.0).native_norm if self.norm is None else self.norm
 
     def noise_of(self, sigma: float) -> noises.Noise:
         """Returns the noise of a standard deviation, in pixels in [0, 1]."""

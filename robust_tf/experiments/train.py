@@ -292,14 +292,8 @@ def _certifying(model, data, certification, run, workdir) -> list[CertifyExample
             "`certification` out."
         )
     examples = data.load(certification.split)
-    stop = certification.start + certification.count
-    if stop > len(examples):
-        raise InputError(
-            f"Data set '{examples.name}' ({examples.split}) has {len(examples)} "
-            f"examples. Received: start {certification.start}, count "
-            f"{certification.count} of `Certification`. Lower them."
-        )
-    indices = range(certification.start, stop)
+    start, count = certification.start, certification.count
+    indices = datasets.evaluation_positions(examples, start, count)
 
     def record(epochs, radii):
         folder = workdir / "certification"

@@ -24,6 +24,7 @@ from robust_tf.smoothing import metrics
 
 _PUBLISHED = pathlib.Path(__file__).with_name("published_certification.tsv")
 _MARK = "*"
+_WORDS = ("model", "against")  # Columns of them; the others are numbers.
 _ACR = "ACR"  # Among radii: the last column.
 L2 = "2"  # The norm of published logs.
 _DIGITS = decimal.Decimal("0.001")
@@ -238,7 +239,8 @@ def _parts(rows, references, compared):
     """The table, its notes, and the table of differences."""
     note = _NOTE.format(norm=f"L{common_norm([*rows, *references])}")
     grid = _grid([*rows, *references])
-    table = _empty(["model", "sigma", "images", "samples", *grid, _ACR])
+    names = ["model", "sigma", "images", "samples", *grid, _ACR]
+    table = printing.empty_table(names, _WORDS)
     most = {radius: _greatest(rows, radius) for radius in (*grid, _ACR)}
     for place, row in enumerate(rows):
         marks = [radius for radius, greatest in most.items() if greatest == place]
@@ -288,23 +290,18 @@ def _levels(rows) -> str:
 
 def _compared(records):
     """The table of differences, and its note."""
-    table = _empty(["model", "against", "images", "ACR difference", "standard error"])
-    for one in records:
-        numbers = (f"{one['difference']:+.4f}", f"{one['standard_error']:.4f}")
-        cells = (one["name"], one["against"], str(one["examples"]), *numbers)
-        table.add_row(*map(rich.text.Text, cells))
-    yield table
+    rows = [
+        {
+            "model": one["name"],
+            "against": one["against"],
+            "images": str(one["examples"]),
+            "ACR difference": f"{one['difference']:+.4f}",
+            "standard error": f"{one['standard_error']:.4f}",
+        }
+        for one in records
+    ]
+    yield printing.plain_table(rows, _WORDS)
     yield rich.text.Text(" on the images that both have, in pairs\n", style="italic")
-
-
-def _empty(names) -> rich.table.Table:
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
-    )
-    for name in names:
-        is_word = name in ("model", "against")
-        table.add_column(name, justify="left" if is_word else "right", overflow="fold")
-    return table
 
 
 def _greatest(rows, radius) -> int | None:

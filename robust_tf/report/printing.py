@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -41,13 +42,21 @@ def plain_table(
         rows: cells by column.
         words: columns that are aligned to the left; the others are numbers.
     """
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
-    )
-    for name in dict.fromkeys(name for row in rows for name in row):
-        justify = "left" if name in words else "right"
-        table.add_column(name, justify=justify, overflow="fold")
+    table = empty_table(dict.fromkeys(name for row in rows for name in row), words)
     for row in rows:
         cells = (row.get(column.header, "-") for column in table.columns)
         table.add_row(*map(rich.text.Text, cells))  # No markup in brackets.
+    return table
+
+
+def empty_table(
+    names: Iterable[str], words: Collection[str] = _WORDS
+) -> rich.table.Table:
+    """Returns a table without rows; columns that are not of words go to the right."""
+    table = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
+    )
+    for name in names:
+        justify = "left" if name in words else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     return table

@@ -239,6 +239,14 @@ class SmoothedClassifier:
         prediction = np.where(p_value <= alpha, counts.argmax(-1), bounds.ABSTAIN)
         return Predictions(prediction, counts, p_value)
 
+    def largest_radius(self, n: int, alpha: float, norm: int | str = 2) -> float:
+        """Returns the radius that n samples, agreeing, would certify.
+
+        Raises:
+            InputError: for (n, alpha) that certify nothing, and for other norms.
+        """
+        return bounds.largest_of(self._radius_of(norm), n, alpha)
+
     def votes(self, images, seed, stage: int, size: int):
         """Counts votes within a graph (`sampling.Sampler.votes`), int64."""
         return self._make_sampler().votes(images, seed, stage, size)

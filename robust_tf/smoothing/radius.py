@@ -141,8 +141,13 @@ def smallest_samples(alpha: float) -> int:
 
 def largest_radius(n: int, alpha: float, sigma: float) -> float:
     """Returns the L2 radius that n hits of n certify: nothing is certified beyond."""
+    return largest_of(lambda lower: gaussian_radius(lower, sigma), n, alpha)
+
+
+def largest_of(radius_of: Callable, n: int, alpha: float) -> float:
+    """Returns the radius that n hits of n certify; `radius_of` as in `count_for`."""
     check_can_certify(n, alpha)
-    return float(gaussian_radius(clopper_pearson_lower(n, n, alpha), sigma))
+    return float(radius_of(clopper_pearson_lower(n, n, alpha)))
 
 
 def smallest_count_for(radius: float, sigma: float, n: int, alpha: float) -> int | None:

@@ -1,5 +1,6 @@
 """bin/export.py: what it writes, and what it refuses."""
 
+import functools
 import hashlib
 import json
 
@@ -7,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
 import robust_tf as rt
 from bin import export as program
@@ -17,23 +17,14 @@ from robust_tf.experiments import command_line
 from robust_tf.experiments.verification_models import model_digest
 from robust_tf.interchange import matlab_models
 from robust_tf.smoothing import SmoothedClassifier
+from tests.experiments import programs
 from tests.training import small
 
 
 @pytest.fixture
 def launch(monkeypatch):
     """A function that runs the program in this process, and returns the status."""
-
-    def run(*arguments):
-        values = flags.FlagValues()
-        program.define_flags(values)
-        arguments = ["export.py", *arguments]
-        command_line.parse_flags(arguments, values)
-        monkeypatch.setattr(program, "_FLAGS", values)
-        monkeypatch.setattr(program.sys, "argv", arguments)
-        return command_line.guarded(program.main, ["export.py"])
-
-    return run
+    return functools.partial(programs.launch, monkeypatch, program)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
 from bin import train as program
 from robust_tf import data as datasets
@@ -19,6 +18,7 @@ from robust_tf.data import soft_targets
 from robust_tf.experiments import command_line
 from robust_tf.experiments import configuration
 from robust_tf.training.certified_model import CertifiedModel
+from tests.experiments import programs
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "gin_configs"
 # Of the data sets: shapes of images, numbers of classes. Images of 64x64 are made
@@ -211,13 +211,7 @@ def launch(monkeypatch, tmp_path):
     """A function that runs `bin/train.py` in this process; it returns the status."""
 
     def run(*arguments, folder=tmp_path):
-        values = flags.FlagValues()
-        program.define_flags(values)
-        arguments = ["train.py", f"--workdir={folder}", *arguments]
-        command_line.parse_flags(arguments, values)
-        monkeypatch.setattr(program, "_FLAGS", values)
-        monkeypatch.setattr(program.sys, "argv", arguments)
-        return command_line.guarded(program.main, ["train.py"])
+        return programs.launch(monkeypatch, program, f"--workdir={folder}", *arguments)
 
     yield run
     gin.clear_config()

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
 import robust_tf as rt
 from bin import losses as program
@@ -24,6 +23,7 @@ from robust_tf.objectives.forward import Adversary
 from robust_tf.objectives.survey import METHODS
 from robust_tf.objectives.survey import survey
 from robust_tf.regions import Threat
+from tests.experiments import programs
 
 DIGITS = Data("digits")
 EPSILON = 0.04
@@ -320,13 +320,8 @@ def launch(monkeypatch, tmp_path, path):
     """A function that runs `bin/losses.py` in this process; it returns the status."""
 
     def run(*arguments, folder=tmp_path):
-        values = flags.FlagValues()
-        program.define_flags(values)
-        arguments = ["losses.py", f"--workdir={folder}", f"--model={path}", *arguments]
-        command_line.parse_flags(arguments, values)
-        monkeypatch.setattr(program, "_FLAGS", values)
-        monkeypatch.setattr(program.sys, "argv", arguments)
-        return command_line.guarded(program.main, ["losses.py"])
+        given = (f"--workdir={folder}", f"--model={path}", *arguments)
+        return programs.launch(monkeypatch, program, *given, name="losses.py")
 
     yield run
     gin.clear_config()

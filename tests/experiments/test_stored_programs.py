@@ -6,15 +6,14 @@ import json
 import gin
 import numpy as np
 import pytest
-from absl import flags
 
 from bin import certify as certify_program
 from bin import train as train_program
 from robust_tf import data as datasets
 from robust_tf import files
-from robust_tf.experiments import command_line
 from robust_tf.smoothing import SmoothedClassifier
 from tests.data import stored_sets
+from tests.experiments import programs
 
 pytest.importorskip("array_record", reason="the extra `imagenet` is not installed")
 
@@ -55,16 +54,7 @@ GIVEN = ("--n0=20", "--n=100", "--alpha=0.05", "--full")
 def launch(monkeypatch):
     """A function that runs a program in this process, and returns the status."""
 
-    def run(program, *arguments):
-        values = flags.FlagValues()
-        program.define_flags(values)
-        arguments = ["program.py", *arguments]
-        command_line.parse_flags(arguments, values)
-        monkeypatch.setattr(program, "_FLAGS", values)
-        monkeypatch.setattr(program.sys, "argv", arguments)
-        return command_line.guarded(program.main, ["program.py"])
-
-    yield run
+    yield functools.partial(programs.launch, monkeypatch)
     gin.clear_config()
 
 

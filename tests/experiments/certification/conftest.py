@@ -4,13 +4,12 @@ import functools
 
 import gin
 import pytest
-from absl import flags
 
 from bin import certify as certify_program
 from bin import plot as plot_program
 from robust_tf.experiments import certification
-from robust_tf.experiments import command_line
 from robust_tf.smoothing import SmoothedClassifier
+from tests.experiments import programs
 from tests.experiments.certification.cases import certify
 from tests.experiments.certification.cases import save
 
@@ -52,19 +51,11 @@ def quick(monkeypatch, smoothed_of):
 @pytest.fixture
 def launch(monkeypatch):
     """A function that runs `bin/certify.py` in this process, and returns the status."""
-    yield functools.partial(_run, monkeypatch, certify_program)
+    yield functools.partial(programs.launch, monkeypatch, certify_program)
     gin.clear_config()
 
 
 @pytest.fixture
 def plot(monkeypatch):
     """A function that runs `bin/plot.py` in this process, and returns the status."""
-    return functools.partial(_run, monkeypatch, plot_program)
-
-
-def _run(monkeypatch, program, *arguments):
-    values = flags.FlagValues()
-    program.define_flags(values)
-    command_line.parse_flags(["program.py", *arguments], values)
-    monkeypatch.setattr(program, "_FLAGS", values)
-    return command_line.guarded(program.main, ["program.py"])
+    return functools.partial(programs.launch, monkeypatch, plot_program)
