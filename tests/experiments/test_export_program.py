@@ -24,7 +24,7 @@ from tests.training import small
 @pytest.fixture
 def launch(monkeypatch):
     """A function that runs the program in this process, and returns the status."""
-    return functools.partial(programs.launch, monkeypatch, program)
+    return functools.partial(programs.launch, monkeypatch, program, name="export.py")
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,8 @@ def launch(monkeypatch, tmp_path):
     """A function that runs `bin/train.py` in this process; it returns the status."""
 
     def run(*arguments, folder=tmp_path):
-        return programs.launch(monkeypatch, program, f"--workdir={folder}", *arguments)
+        given = (f"--workdir={folder}", *arguments)
+        return programs.launch(monkeypatch, program, *given, name="train.py")
 
     yield run
     gin.clear_config()
